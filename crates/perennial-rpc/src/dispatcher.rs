@@ -1,0 +1,204 @@
+//! Clients and the Dispatcher. Any JobManager answers; one that does not lead forwards to the leader.
+
+use std::collections::BTreeMap;
+
+use perennial_types::{
+    ArtifactDigest, ClusterId, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
+    RequestId, TaskManagerId, VertexId,
+};
+
+/// A job to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubmitJob {
+    /// The client's name for this submission: the same id again gives the same job.
+    pub request: RequestId,
+    /// The job's id, when the user fixed it.
+    pub job: Option<JobId>,
+    /// The executable, already in the artifact store.
+    pub artifact: ArtifactDigest,
+    /// What the graph was planned from.
+    pub plan: PlanRequest,
+    /// The plan.
+    pub graph: JobGraph,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitJobError {
+    /// The artifact has to be uploaded first.
+    #[error("artifact {digest} is not in the artifact store")]
+    UnknownArtifact {
+        /// Its digest.
+        digest: ArtifactDigest,
+    },
+    /// Another submission has this job id.
+    #[error("job {job} exists already")]
+    Duplicate {
+        /// The id.
+        job: JobId,
+    },
+    /// The graph makes no sense.
+    #[error("the job graph is not valid: {reason}")]
+    InvalidGraph {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing is known to have been written; try again with the same request id.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why a job could not be cancelled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CancelJobError {
+    /// No such job.
+    #[error("no job {job}")]
+    UnknownJob {
+        /// The id.
+        job: JobId,
+    },
+    /// It has ended before.
+    #[error("job {job} has ended already: {status}")]
+    AlreadyEnded {
+        /// The id.
+        job: JobId,
+        /// How it ended.
+        status: JobStatus,
+    },
+    /// Nothing is known to have been written; try again.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The cluster cannot answer now. Always safe to try again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// There is no leader, or it is not reached.
+    #[error("no leader: {reason}")]
+    NoLeader {
+        /// What was tried, each endpoint with its reason.
+        reason: String,
+    },
+    /// The leader could not record the request.
+    #[error("the metadata store refused: {reason}")]
+    Store {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One line of a job listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobSummary {
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// When it was submitted, in milliseconds of the Unix epoch.
+    pub start_ms: u64,
+    /// When it ended.
+    pub end_ms: Option<u64>,
+    /// Subtasks by state.
+    pub tasks: BTreeMap<ExecutionState, u32>,
+    /// Sum of the slots it holds or waits for.
+    pub slots_needed: u32,
+    /// What it waits for, such as `needs 8 slots, 4 are free`; empty when it waits for nothing.
+    pub waiting_for: String,
+    /// Why it failed; empty when it did not.
+    pub failure: String,
+    /// How often it was restarted.
+    pub restarts: u32,
+}
+
+/// A job with its vertices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobDetails {
+    /// The same as in a listing.
+    pub summary: JobSummary,
+    /// The plan.
+    pub graph: JobGraph,
+    /// The executable.
+    pub artifact: ArtifactDigest,
+    /// What the graph was planned from.
+    pub plan: PlanRequest,
+    /// Every subtask's current execution.
+    pub executions: Vec<ExecutionSummary>,
+}
+
+/// One execution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionSummary {
+    /// Its vertex.
+    pub vertex: VertexId,
+    /// Which copy of it.
+    pub subtask: u32,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Where it stands.
+    pub state: ExecutionState,
+    /// Where it runs.
+    pub taskmanager: Option<TaskManagerId>,
+    /// Where its TaskManager's executors are reached.
+    pub host: String,
+    /// When it was deployed, in milliseconds of the Unix epoch.
+    pub start_ms: Option<u64>,
+    /// When it ended.
+    pub end_ms: Option<u64>,
+    /// Records read so far.
+    pub records_in: u64,
+    /// Records written so far.
+    pub records_out: u64,
+    /// Why it failed; empty when it did not.
+    pub failure: String,
+}
+
+/// A registered TaskManager.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskManagerSummary {
+    /// Its name.
+    pub id: TaskManagerId,
+    /// Where its executors are reached.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// Slots it offers.
+    pub slots: u32,
+    /// Slots no job holds.
+    pub free_slots: u32,
+    /// Milliseconds since its last heartbeat.
+    pub heartbeat_age_ms: u64,
+}
+
+/// The JobManager group as one member sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterStatus {
+    /// The cluster, once bootstrapped.
+    pub cluster: Option<ClusterId>,
+    /// Who answers.
+    pub from: JobManagerId,
+    /// Newest epoch.
+    pub epoch: LeaderEpoch,
+    /// Who leads.
+    pub leader: Option<JobManagerId>,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// Every member.
+    pub members: Vec<MemberSummary>,
+}
+
+/// A member of the JobManager group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemberSummary {
+    /// Its number.
+    pub id: JobManagerId,
+    /// Its name in the peer list.
+    pub name: String,
+    /// RPC address.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Entries it is behind the leader, as far as the answering member knows.
+    pub lag: Option<u64>,
+}

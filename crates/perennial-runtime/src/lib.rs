@@ -1,0 +1,12 @@
+//! Runs tasks: chains of operators, fed by exchanges or sources, on slot threads.
+//!
+//! The boundary to the library `perennial` is small. A job is an [`ExecutableJob`]: its JobGraph and, per vertex, a
+//! [`VertexFactory`] that builds a subtask's chain from the user's code. A chain is a tree of [`Output`]s, each an operator
+//! that owns what comes after it; records move through it in batches, the user's closures are monomorphised inside the
+//! operators and the virtual call is per batch (DATAPLANE §2.1 has the measurements).
+
+pub mod operator;
+pub mod vertex;
+
+pub use operator::{Output, SourceReader, SourceStatus, TaskError, UserError};
+pub use vertex::{ExecutableJob, Head, KeyHash, Payload, Route, TaskContext, VertexFactory};

@@ -1,0 +1,79 @@
+//! What operators are to each other.
+
+use std::time::Duration;
+
+/// An error of the user's code.
+pub type UserError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a task ends in FAILED.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The user's code returned an error.
+    #[error("operator `{operator}` failed")]
+    User {
+        /// Name of the operator.
+        operator: String,
+        /// What it returned.
+        source: UserError,
+    },
+    /// The user's code panicked.
+    #[error("the task panicked: {message}")]
+    Panic {
+        /// The panic's message and place.
+        message: String,
+    },
+    /// Another executor of the job is gone or sends what is not of the protocol.
+    #[error("exchange with {peer} failed: {reason}")]
+    Exchange {
+        /// The other executor.
+        peer: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The job's code and its JobGraph do not belong together.
+    #[error("the job is not the one that was planned: {reason}")]
+    WrongJob {
+        /// What differs.
+        reason: String,
+    },
+}
+
+impl TaskError {
+    /// The error of an operator's user code.
+    pub fn user(operator: &str, source: impl Into<UserError>) -> Self {
+        Self::User { operator: operator.to_owned(), source: source.into() }
+    }
+}
+
+/// Where an operator's records go: the next operator of the chain, an exchange, or nowhere.
+///
+/// The grammar of calls is `push* finish`. Control events of checkpoints and event time will join `push` here, in-band
+/// between batches, never per record.
+pub trait Output<T>: Send {
+    /// Takes all records of `batch` and leaves it empty, its capacity kept for the caller's next records.
+    ///
+    /// An exchange never blocks here: what finds no room waits in the exchange, and the task is not polled until it left.
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError>;
+
+    /// The input has ended: emits what is held back and passes the end on. Called once.
+    fn finish(&mut self) -> Result<(), TaskError>;
+}
+
+/// Reads the records of one subtask of a source.
+pub trait SourceReader<T>: Send {
+    /// Appends up to about `max` records to `out`.
+    ///
+    /// Returns soon: a reader that may have to wait longer than some milliseconds reads on a thread of its own and polls its queue.
+    fn poll(&mut self, out: &mut Vec<T>, max: usize) -> Result<SourceStatus, UserError>;
+}
+
+/// What to expect of a source next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// Poll again as soon as there is room.
+    More,
+    /// Nothing for now; poll again after this time.
+    Wait(Duration),
+    /// Nothing more, ever.
+    Finished,
+}
