@@ -1,1 +1,17 @@
-//! perennial-tests
+//! Starts real Perennial processes and watches them from outside, for integration tests, benchmarks and fault runs.
+//!
+//! A [`Cluster`] is a directory with one sub-directory per process: its configuration, its data, its log. Ports are free
+//! ones of 127.0.0.1. Conditions are waited for with a text that says what is missing when time runs out; nothing sleeps
+//! for "long enough". When a test fails the directory stays and its path is printed; else it is removed.
+//!
+//! Processes are ended by pid, when their [`Process`] is dropped at the latest, and so are the executors below them.
+
+mod cluster;
+mod job;
+mod process;
+mod wait;
+
+pub use cluster::{Cluster, ClusterBuilder};
+pub use job::Submission;
+pub use process::{Process, Usage, descendants, usage_of};
+pub use wait::wait_for;

@@ -1,0 +1,293 @@
+//! A cluster of real processes in one directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{Process, wait_for};
+
+/// Longest wait for a cluster to be ready, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for one REST answer.
+const REST_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a cluster is made of.
+pub struct ClusterBuilder {
+    binary: PathBuf,
+    jobmanagers: usize,
+    taskmanagers: usize,
+    slots: u32,
+    config: BTreeMap<String, String>,
+}
+
+impl ClusterBuilder {
+    /// A cluster of one JobManager and one TaskManager with one slot, run from this `perennial` binary.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self { binary: binary.into(), jobmanagers: 1, taskmanagers: 1, slots: 1, config: BTreeMap::new() }
+    }
+
+    /// Number of JobManagers.
+    pub fn jobmanagers(mut self, count: usize) -> Self {
+        self.jobmanagers = count;
+        self
+    }
+
+    /// Number of TaskManagers and the slots of each.
+    pub fn taskmanagers(mut self, count: usize, slots: u32) -> Self {
+        self.taskmanagers = count;
+        self.slots = slots;
+        self
+    }
+
+    /// An option for every process.
+    pub fn config(mut self, key: &str, value: &str) -> Self {
+        self.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts all processes and waits until every TaskManager is registered.
+    pub fn start(self) -> Result<Cluster> {
+        let mut cluster = self.prepare()?;
+        for index in 0..cluster.jobmanagers.len() {
+            cluster.start_jobmanager(index)?;
+        }
+        for index in 0..cluster.taskmanagers.len() {
+            cluster.start_taskmanager(index)?;
+        }
+        cluster.wait_ready()?;
+        Ok(cluster)
+    }
+
+    /// Makes the directory and picks the ports; starts nothing.
+    pub fn prepare(self) -> Result<Cluster> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("perennial-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let ports = free_ports(2 * self.jobmanagers)?;
+        let (rpc_ports, rest_ports) = ports.split_at(self.jobmanagers);
+        Ok(Cluster {
+            binary: self.binary,
+            dir,
+            rpc_ports: rpc_ports.to_vec(),
+            rest_ports: rest_ports.to_vec(),
+            slots: self.slots,
+            config: self.config,
+            jobmanagers: (0..self.jobmanagers).map(|_| None).collect(),
+            taskmanagers: (0..self.taskmanagers).map(|_| None).collect(),
+            keep: false,
+        })
+    }
+}
+
+/// Ports of 127.0.0.1 that were free a moment ago, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// Real processes in one directory. Dropped, it ends them all and removes the directory, unless the thread panics.
+pub struct Cluster {
+    binary: PathBuf,
+    dir: PathBuf,
+    rpc_ports: Vec<u16>,
+    rest_ports: Vec<u16>,
+    slots: u32,
+    config: BTreeMap<String, String>,
+    jobmanagers: Vec<Option<Process>>,
+    taskmanagers: Vec<Option<Process>>,
+    keep: bool,
+}
+
+impl Cluster {
+    /// Directory with everything the processes write.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Leaves the directory when the cluster is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// The binary every process runs, which is an artifact too: the sample jobs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// REST addresses of all JobManagers, as `--endpoints` takes them.
+    pub fn endpoints(&self) -> String {
+        self.rest_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// A JobManager's process; an error when it is not started.
+    pub fn jobmanager(&mut self, index: usize) -> Result<&mut Process> {
+        self.jobmanagers.get_mut(index).and_then(Option::as_mut).with_context(|| format!("jobmanager {index} is not up"))
+    }
+
+    /// A TaskManager's process; an error when it is not started.
+    pub fn taskmanager(&mut self, index: usize) -> Result<&mut Process> {
+        let process = self.taskmanagers.get_mut(index).and_then(Option::as_mut);
+        process.with_context(|| format!("taskmanager {index} is not up"))
+    }
+
+    /// Every started process.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.jobmanagers.iter().chain(&self.taskmanagers).flatten()
+    }
+
+    /// The command line of a role, without starting it.
+    pub fn command(&self, role: &str, name: &str) -> Result<Command> {
+        let home = self.dir.join(name);
+        fs::create_dir_all(&home)?;
+        let mut command = Command::new(&self.binary);
+        command.current_dir(&home).arg(role);
+        let peers: Vec<String> =
+            self.rpc_ports.iter().enumerate().map(|(i, port)| format!("jm-{}=127.0.0.1:{port}", i + 1)).collect();
+        let mut options = vec![
+            ("jobmanager.raft.peers".to_owned(), peers.join(",")),
+            ("process.working-dir".to_owned(), home.display().to_string()),
+            ("taskmanager.numberOfTaskSlots".to_owned(), self.slots.to_string()),
+            ("taskmanager.resource-id".to_owned(), name.to_owned()),
+            ("taskmanager.host".to_owned(), "127.0.0.1".to_owned()),
+            ("jobmanager.resource-id".to_owned(), name.to_owned()),
+        ];
+        for key in ["jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address", "jobmanager.rpc.address"] {
+            options.push((key.to_owned(), "127.0.0.1".to_owned()));
+        }
+        options.extend(self.config.clone());
+        for (key, value) in options {
+            command.arg("-D").arg(format!("{key}={value}"));
+        }
+        Ok(command)
+    }
+
+    /// Starts a JobManager on its ports and its data.
+    pub fn start_jobmanager(&mut self, index: usize) -> Result<()> {
+        let name = format!("jm-{}", index + 1);
+        let mut command = self.command("jobmanager", &name)?;
+        for (key, ports) in [("jobmanager.rpc.port", &self.rpc_ports), ("rest.port", &self.rest_ports)] {
+            let port = ports.get(index).with_context(|| format!("there is no jobmanager {index}"))?;
+            command.arg("-D").arg(format!("{key}={port}"));
+        }
+        let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
+        *self.jobmanagers.get_mut(index).with_context(|| format!("there is no jobmanager {index}"))? = Some(process);
+        Ok(())
+    }
+
+    /// Starts a TaskManager under its name.
+    pub fn start_taskmanager(&mut self, index: usize) -> Result<()> {
+        let name = format!("tm-{}", index + 1);
+        let command = self.command("taskmanager", &name)?;
+        let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
+        *self.taskmanagers.get_mut(index).with_context(|| format!("there is no taskmanager {index}"))? = Some(process);
+        Ok(())
+    }
+
+    /// Waits until a leader serves and knows every started TaskManager.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let expect = self.taskmanagers.iter().flatten().count();
+        wait_for(&format!("{expect} taskmanagers to be registered"), START_LIMIT, || {
+            self.check_alive()?;
+            let overview = self.rest("/v1/taskmanagers")?;
+            let known = overview.get("taskmanagers").and_then(Value::as_array).map_or(0, Vec::len);
+            ensure!(known >= expect, "{known} are");
+            Ok(())
+        })
+    }
+
+    /// Fails with the end of the log of a process that has ended by itself.
+    pub fn check_alive(&mut self) -> Result<()> {
+        for process in self.jobmanagers.iter_mut().chain(&mut self.taskmanagers).flatten() {
+            process.check_alive()?;
+        }
+        Ok(())
+    }
+
+    /// `GET` of a path at the first JobManager that answers 200, as JSON.
+    pub fn rest(&self, path: &str) -> Result<Value> {
+        let mut last = anyhow::anyhow!("there is no jobmanager");
+        for (port, _) in self.rest_ports.iter().zip(&self.jobmanagers).filter(|(_, process)| process.is_some()) {
+            match http_get(*port, path) {
+                Ok((200, body)) => {
+                    return serde_json::from_str(&body).with_context(|| format!("{path} is not JSON: {body}"));
+                }
+                Ok((status, body)) => last = anyhow::anyhow!("{path} answers {status}: {body}"),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// `GET` of a path at one JobManager: status code and body.
+    pub fn rest_of(&self, jobmanager: usize, path: &str) -> Result<(u16, String)> {
+        http_get(*self.rest_ports.get(jobmanager).context("there is no such jobmanager")?, path)
+    }
+
+    /// A client command of the CLI against this cluster.
+    pub fn cli(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.current_dir(&self.dir).env("PERENNIAL_ENDPOINTS", self.endpoints()).args(args);
+        command
+    }
+
+    /// Runs a client command that must succeed, and gives what it printed.
+    pub fn run_cli(&self, args: &[&str]) -> Result<String> {
+        let output = self.cli(args).output()?;
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            bail!("perennial {} ended with {}\n{stdout}{stderr}", args.join(" "), output.status);
+        }
+        Ok(stdout.into_owned())
+    }
+
+    /// Pids of all executors below the TaskManagers.
+    pub fn executors(&self) -> Vec<u32> {
+        self.taskmanagers.iter().flatten().flat_map(|process| crate::descendants(process.pid())).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.taskmanagers.clear();
+        self.jobmanagers.clear();
+        if std::thread::panicking() || self.keep {
+            eprintln!("the cluster's directory is kept: {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A plain HTTP/1.1 GET: status code and body.
+fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), REST_LIMIT)?;
+    stream.set_read_timeout(Some(REST_LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status")?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok((status, if chunked { dechunk(body) } else { body.to_owned() }))
+}
+
+/// Joins the chunks of a chunked body.
+fn dechunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
+        let Some((chunk, rest)) = rest.split_at_checked(size) else { break };
+        whole.push_str(chunk);
+        body = rest.trim_start_matches("\r\n");
+    }
+    whole
+}

@@ -1,0 +1,56 @@
+//! Jobs as a user submits and follows them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{Cluster, wait_for};
+
+/// A submitted job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// Its id, 32 hexadecimal digits.
+    pub job: String,
+}
+
+impl Cluster {
+    /// `perennial run -d` of one of the sample jobs.
+    pub fn submit(&self, job_name: &str, parallelism: u32, args: &[&str]) -> Result<Submission> {
+        let binary = self.binary().display().to_string();
+        let parallelism = parallelism.to_string();
+        let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name, &binary, "--"];
+        line.extend(args);
+        let output = self.run_cli(&line)?;
+        let job = output.split_once("JobID ").and_then(|(_, rest)| rest.split_whitespace().next());
+        Ok(Submission { job: job.with_context(|| format!("no JobID in: {output}"))?.to_owned() })
+    }
+
+    /// Flink's JSON of one job.
+    pub fn job(&self, submission: &Submission) -> Result<Value> {
+        self.rest(&format!("/v1/jobs/{}", submission.job))
+    }
+
+    /// State of a job, such as `RUNNING`.
+    pub fn job_state(&self, submission: &Submission) -> Result<String> {
+        let job = self.job(submission)?;
+        Ok(job.get("state").and_then(Value::as_str).context("a job has a state")?.to_owned())
+    }
+
+    /// Waits until the job is in the state; fails at once when it ends in another.
+    pub fn wait_state(&mut self, submission: &Submission, state: &str, limit: Duration) -> Result<()> {
+        let reached = wait_for(&format!("job {} to be {state}", submission.job), limit, || {
+            self.check_alive()?;
+            let seen = self.job_state(submission)?;
+            if ["FINISHED", "CANCELED", "FAILED"].contains(&seen.as_str()) {
+                return Ok(seen);
+            }
+            ensure!(seen == state, "it is {seen}");
+            Ok(seen)
+        })?;
+        if reached != state {
+            bail!("job {} is {reached}, not {state}: {}", submission.job, self.job(submission)?);
+        }
+        Ok(())
+    }
+}
