@@ -1,0 +1,48 @@
+//! `perennial-chaos`: long and hostile runs against real clusters, each with a verdict.
+//!
+//! Every run starts its own processes on 127.0.0.1, prints a table of what was asked and what was seen, and ends with exit code
+//! 1 when something does not hold.
+
+mod cycles;
+mod report;
+mod slow_sink;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Long and hostile runs against real Perennial clusters.
+#[derive(Parser)]
+struct Cli {
+    /// The binary under test; by default `perennial` beside this program.
+    #[arg(long, global = true)]
+    binary: Option<PathBuf>,
+    #[command(subcommand)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Run {
+    /// Submit, run and finish a job again and again: memory stays flat, nothing leaks.
+    Cycles(cycles::Options),
+    /// A source at full speed before a slow sink: memory stays bounded, the rate follows the sink, nothing is lost.
+    SlowSink(slow_sink::Options),
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let binary = match cli.binary {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("perennial"),
+    };
+    let binary = binary.canonicalize().with_context(|| {
+        format!("{} does not exist; build it first: cargo build --release -p perennial-cli", binary.display())
+    })?;
+    let report = match cli.run {
+        Run::Cycles(options) => cycles::run(&binary, &options)?,
+        Run::SlowSink(options) => slow_sink::run(&binary, &options)?,
+    };
+    Ok(report.finish())
+}
