@@ -4,6 +4,15 @@
 //! at a time; a newer connection replaces an older one. On each connection the executor first says [`FromExecutor::Hello`]
 //! with all it runs. Reports made while nobody is connected are kept, the latest state of each execution.
 
+mod framing;
+mod wire;
+
+#[cfg(feature = "grpc")]
+pub use framing::{receive_from_executor, send_to_executor};
+pub use framing::{
+    MESSAGE_BYTES_MAX, ReadError, read_from_executor, read_to_executor, write_from_executor, write_to_executor,
+};
+
 use perennial_types::{ExecutionAttemptId, Fence, JobId};
 
 use crate::taskmanager::{CommandError, Deploy, ExecutionReport, TaskProgress};

@@ -12,8 +12,12 @@
 //! | [`artifact`] | clients, JobManagers among themselves, TaskManagers | gRPC on `rest.port` and `jobmanager.rpc.port` |
 //! | [`raft`] | JobManagers among themselves | gRPC on `jobmanager.rpc.port`, payloads opaque here |
 
+#[cfg(feature = "grpc")]
+mod grpc;
 mod wire;
 
+#[cfg(feature = "grpc")]
+#[cfg(feature = "grpc")]
 pub mod dispatcher;
 pub mod executor;
 pub mod taskmanager;

@@ -4,6 +4,13 @@
 //! registers where the leader is, with all that really runs on it, then sends heartbeats and reports. Commands come
 //! fenced; the TaskManager admits those of an epoch at least as high as any it has seen and refuses the others.
 
+#[cfg(feature = "grpc")]
+mod gateway;
+pub(crate) mod wire;
+
+#[cfg(feature = "grpc")]
+pub use gateway::{AttachError, Incoming, STREAM_CAPACITY, TaskManagerGateway, TaskManagerServer, attach};
+
 use perennial_types::{
     AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,
     JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId,

@@ -4,7 +4,7 @@ use perennial_types::{ExecutionAttemptId, ExecutionState, Fence, LeaderEpoch, Pl
 
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 pub(crate) mod pb {
-    tonic::include_proto!("perennial.v1");
+    include!(concat!(env!("OUT_DIR"), "/perennial.v1.rs"));
 }
 
 /// A message that is not what the protocol says: which field, and what is wrong with it.
