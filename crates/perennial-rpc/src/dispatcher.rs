@@ -1,11 +1,48 @@
 //! Clients and the Dispatcher. Any JobManager answers; one that does not lead forwards to the leader.
 
+mod convert;
+mod grpc;
+
 use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use tokio_stream::Stream;
 
 use perennial_types::{
     ArtifactDigest, ClusterId, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
     RequestId, TaskManagerId, VertexId,
 };
+
+pub use grpc::{DispatcherClient, DispatcherServer};
+
+/// A job's summary now and after every change. Ends after the summary of a terminal state, or after an error.
+pub type JobSummaries = Pin<Box<dyn Stream<Item = Result<JobSummary, Unavailable>> + Send>>;
+
+/// Reaches the Dispatcher, wherever the leader is.
+///
+/// Every call answers within the implementation's deadline. All of them are safe to repeat.
+pub trait DispatcherGateway: Clone + Send + Sync + 'static {
+    /// Records a job. Resolves once the entry is committed; the job runs later.
+    fn submit_job(&self, job: SubmitJob) -> impl Future<Output = Result<JobId, SubmitJobError>> + Send;
+
+    /// Asks a job to end. Resolves once the wish is recorded; the tasks end later.
+    fn cancel_job(&self, job: JobId, request: RequestId) -> impl Future<Output = Result<(), CancelJobError>> + Send;
+
+    /// Running and ended jobs, in no particular order.
+    fn list_jobs(&self) -> impl Future<Output = Result<Vec<JobSummary>, Unavailable>> + Send;
+
+    /// One job; `None` when there is no such job.
+    fn job(&self, job: JobId) -> impl Future<Output = Result<Option<JobDetails>, Unavailable>> + Send;
+
+    /// Follows one job; `None` when there is no such job.
+    fn watch_job(&self, job: JobId) -> impl Future<Output = Result<Option<JobSummaries>, Unavailable>> + Send;
+
+    /// Registered TaskManagers.
+    fn taskmanagers(&self) -> impl Future<Output = Result<Vec<TaskManagerSummary>, Unavailable>> + Send;
+
+    /// The JobManager group as the asked member sees it. Answered by that member itself, with or without a leader.
+    fn cluster_status(&self) -> impl Future<Output = Result<ClusterStatus, Unavailable>> + Send;
+}
 
 /// A job to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +120,12 @@ pub enum Unavailable {
     #[error("the metadata store refused: {reason}")]
     Store {
         /// Why.
+        reason: String,
+    },
+    /// Nobody answered, or the answer made no sense.
+    #[error("no JobManager answers: {reason}")]
+    Unreachable {
+        /// Each endpoint that was tried with its reason.
         reason: String,
     },
 }

@@ -17,9 +17,12 @@ mod grpc;
 mod wire;
 
 #[cfg(feature = "grpc")]
+pub mod artifact;
 #[cfg(feature = "grpc")]
 pub mod dispatcher;
 pub mod executor;
 pub mod taskmanager;
+#[cfg(feature = "grpc")]
+pub mod transport;
 
 pub use wire::WireError;

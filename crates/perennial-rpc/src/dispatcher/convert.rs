@@ -1,0 +1,342 @@
+//! Between the plain messages and their wire form.
+
+use std::collections::BTreeMap;
+
+use perennial_types::{ClusterId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, TaskManagerId};
+
+use super::{
+    CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, MemberSummary, SubmitJob, SubmitJobError,
+    TaskManagerSummary, Unavailable,
+};
+use crate::WireError;
+use crate::wire::{execution_state, id, pb};
+
+impl From<JobStatus> for pb::JobStatus {
+    fn from(status: JobStatus) -> Self {
+        match status {
+            JobStatus::Initializing => Self::Initializing,
+            JobStatus::Created => Self::Created,
+            JobStatus::Running => Self::Running,
+            JobStatus::Failing => Self::Failing,
+            JobStatus::Failed => Self::Failed,
+            JobStatus::Cancelling => Self::Cancelling,
+            JobStatus::Canceled => Self::Canceled,
+            JobStatus::Finished => Self::Finished,
+            JobStatus::Restarting => Self::Restarting,
+            JobStatus::Suspended => Self::Suspended,
+            JobStatus::Reconciling => Self::Reconciling,
+        }
+    }
+}
+
+fn job_status(number: i32, field: &'static str) -> Result<JobStatus, WireError> {
+    match pb::JobStatus::try_from(number) {
+        Ok(pb::JobStatus::Initializing) => Ok(JobStatus::Initializing),
+        Ok(pb::JobStatus::Created) => Ok(JobStatus::Created),
+        Ok(pb::JobStatus::Running) => Ok(JobStatus::Running),
+        Ok(pb::JobStatus::Failing) => Ok(JobStatus::Failing),
+        Ok(pb::JobStatus::Failed) => Ok(JobStatus::Failed),
+        Ok(pb::JobStatus::Cancelling) => Ok(JobStatus::Cancelling),
+        Ok(pb::JobStatus::Canceled) => Ok(JobStatus::Canceled),
+        Ok(pb::JobStatus::Finished) => Ok(JobStatus::Finished),
+        Ok(pb::JobStatus::Restarting) => Ok(JobStatus::Restarting),
+        Ok(pb::JobStatus::Suspended) => Ok(JobStatus::Suspended),
+        Ok(pb::JobStatus::Reconciling) => Ok(JobStatus::Reconciling),
+        Ok(pb::JobStatus::Unspecified) => Err(WireError::missing(field)),
+        Err(_) => Err(WireError::invalid(field, format_args!("{number} is no job status"))),
+    }
+}
+
+fn graph_to_json(graph: &JobGraph) -> prost::bytes::Bytes {
+    serde_json::to_vec(graph).expect("a JobGraph has only text keys, so it has a JSON form").into()
+}
+
+fn graph_from_json(json: &[u8], field: &'static str) -> Result<JobGraph, WireError> {
+    serde_json::from_slice(json).map_err(|error| WireError::invalid(field, error))
+}
+
+fn bytes(id: impl AsRef<[u8]>) -> prost::bytes::Bytes {
+    prost::bytes::Bytes::copy_from_slice(id.as_ref())
+}
+
+impl From<SubmitJob> for pb::SubmitJobRequest {
+    fn from(job: SubmitJob) -> Self {
+        Self {
+            request: bytes(job.request.as_bytes()),
+            job: job.job.map(|job| bytes(job.as_bytes())),
+            artifact: bytes(job.artifact.as_bytes()),
+            plan: Some(job.plan.into()),
+            graph: graph_to_json(&job.graph),
+        }
+    }
+}
+
+impl TryFrom<pb::SubmitJobRequest> for SubmitJob {
+    type Error = WireError;
+
+    fn try_from(job: pb::SubmitJobRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            request: id(&job.request, "submit_job.request")?,
+            job: job.job.as_deref().map(|job| id(job, "submit_job.job")).transpose()?,
+            artifact: id(&job.artifact, "submit_job.artifact")?,
+            plan: job.plan.ok_or(WireError::missing("submit_job.plan"))?.into(),
+            graph: graph_from_json(&job.graph, "submit_job.graph")?,
+        })
+    }
+}
+
+impl From<Unavailable> for pb::Unavailable {
+    fn from(error: Unavailable) -> Self {
+        use pb::unavailable::Kind;
+        let kind = match error {
+            Unavailable::NoLeader { reason } => Kind::NoLeader(reason),
+            Unavailable::Store { reason } => Kind::Store(reason),
+            Unavailable::Unreachable { reason } => Kind::Unreachable(reason),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<pb::Unavailable> for Unavailable {
+    type Error = WireError;
+
+    fn try_from(error: pb::Unavailable) -> Result<Self, WireError> {
+        use pb::unavailable::Kind;
+        Ok(match error.kind.ok_or(WireError::missing("unavailable.kind"))? {
+            Kind::NoLeader(reason) => Self::NoLeader { reason },
+            Kind::Store(reason) => Self::Store { reason },
+            Kind::Unreachable(reason) => Self::Unreachable { reason },
+        })
+    }
+}
+
+impl From<Result<JobId, SubmitJobError>> for pb::SubmitJobResponse {
+    fn from(result: Result<JobId, SubmitJobError>) -> Self {
+        use pb::submit_job_response::Result as Answer;
+        let answer = match result {
+            Ok(job) => Answer::Job(bytes(job.as_bytes())),
+            Err(SubmitJobError::UnknownArtifact { digest }) => Answer::UnknownArtifact(bytes(digest.as_bytes())),
+            Err(SubmitJobError::Duplicate { job }) => Answer::Duplicate(bytes(job.as_bytes())),
+            Err(SubmitJobError::InvalidGraph { reason }) => Answer::InvalidGraph(reason),
+            Err(SubmitJobError::Unavailable(error)) => Answer::Unavailable(error.into()),
+        };
+        Self { result: Some(answer) }
+    }
+}
+
+impl TryFrom<pb::SubmitJobResponse> for Result<JobId, SubmitJobError> {
+    type Error = WireError;
+
+    fn try_from(response: pb::SubmitJobResponse) -> Result<Self, WireError> {
+        use pb::submit_job_response::Result as Answer;
+        Ok(match response.result.ok_or(WireError::missing("submit_job.result"))? {
+            Answer::Job(job) => Ok(id(&job, "submit_job.result.job")?),
+            Answer::UnknownArtifact(digest) => {
+                Err(SubmitJobError::UnknownArtifact { digest: id(&digest, "submit_job.result.unknown_artifact")? })
+            }
+            Answer::Duplicate(job) => Err(SubmitJobError::Duplicate { job: id(&job, "submit_job.result.duplicate")? }),
+            Answer::InvalidGraph(reason) => Err(SubmitJobError::InvalidGraph { reason }),
+            Answer::Unavailable(error) => Err(Unavailable::try_from(error)?.into()),
+        })
+    }
+}
+
+impl From<Result<(), CancelJobError>> for pb::CancelJobResponse {
+    fn from(result: Result<(), CancelJobError>) -> Self {
+        use pb::cancel_job_response::{AlreadyEnded, Done, Result as Answer};
+        let answer = match result {
+            Ok(()) => Answer::Done(Done {}),
+            Err(CancelJobError::UnknownJob { job }) => Answer::UnknownJob(bytes(job.as_bytes())),
+            Err(CancelJobError::AlreadyEnded { job, status }) => Answer::AlreadyEnded(AlreadyEnded {
+                job: bytes(job.as_bytes()),
+                status: pb::JobStatus::from(status).into(),
+            }),
+            Err(CancelJobError::Unavailable(error)) => Answer::Unavailable(error.into()),
+        };
+        Self { result: Some(answer) }
+    }
+}
+
+impl TryFrom<pb::CancelJobResponse> for Result<(), CancelJobError> {
+    type Error = WireError;
+
+    fn try_from(response: pb::CancelJobResponse) -> Result<Self, WireError> {
+        use pb::cancel_job_response::Result as Answer;
+        Ok(match response.result.ok_or(WireError::missing("cancel_job.result"))? {
+            Answer::Done(_) => Ok(()),
+            Answer::UnknownJob(job) => {
+                Err(CancelJobError::UnknownJob { job: id(&job, "cancel_job.result.unknown_job")? })
+            }
+            Answer::AlreadyEnded(ended) => Err(CancelJobError::AlreadyEnded {
+                job: id(&ended.job, "cancel_job.result.already_ended.job")?,
+                status: job_status(ended.status, "cancel_job.result.already_ended.status")?,
+            }),
+            Answer::Unavailable(error) => Err(Unavailable::try_from(error)?.into()),
+        })
+    }
+}
+
+impl From<JobSummary> for pb::JobSummary {
+    fn from(job: JobSummary) -> Self {
+        let tasks = job
+            .tasks
+            .into_iter()
+            .map(|(state, count)| pb::job_summary::TaskCount { state: pb::ExecutionState::from(state).into(), count });
+        Self {
+            job: bytes(job.job.as_bytes()),
+            name: job.name,
+            status: pb::JobStatus::from(job.status).into(),
+            start_ms: job.start_ms,
+            end_ms: job.end_ms,
+            tasks: tasks.collect(),
+            slots_needed: job.slots_needed,
+            waiting_for: job.waiting_for,
+            failure: job.failure,
+            restarts: job.restarts,
+        }
+    }
+}
+
+impl TryFrom<pb::JobSummary> for JobSummary {
+    type Error = WireError;
+
+    fn try_from(job: pb::JobSummary) -> Result<Self, WireError> {
+        let mut tasks = BTreeMap::new();
+        for task in job.tasks {
+            tasks.insert(execution_state(task.state, "job_summary.tasks.state")?, task.count);
+        }
+        Ok(Self {
+            job: id(&job.job, "job_summary.job")?,
+            name: job.name,
+            status: job_status(job.status, "job_summary.status")?,
+            start_ms: job.start_ms,
+            end_ms: job.end_ms,
+            tasks,
+            slots_needed: job.slots_needed,
+            waiting_for: job.waiting_for,
+            failure: job.failure,
+            restarts: job.restarts,
+        })
+    }
+}
+
+impl From<JobDetails> for pb::JobDetails {
+    fn from(job: JobDetails) -> Self {
+        Self {
+            graph: graph_to_json(&job.graph),
+            summary: Some(job.summary.into()),
+            artifact: bytes(job.artifact.as_bytes()),
+            plan: Some(job.plan.into()),
+            executions: job.executions.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::JobDetails> for JobDetails {
+    type Error = WireError;
+
+    fn try_from(job: pb::JobDetails) -> Result<Self, WireError> {
+        Ok(Self {
+            summary: job.summary.ok_or(WireError::missing("job_details.summary"))?.try_into()?,
+            graph: graph_from_json(&job.graph, "job_details.graph")?,
+            artifact: id(&job.artifact, "job_details.artifact")?,
+            plan: job.plan.ok_or(WireError::missing("job_details.plan"))?.into(),
+            executions: job.executions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<ExecutionSummary> for pb::ExecutionSummary {
+    fn from(execution: ExecutionSummary) -> Self {
+        Self {
+            vertex: bytes(execution.vertex.as_bytes()),
+            subtask: execution.subtask,
+            attempt: execution.attempt,
+            state: pb::ExecutionState::from(execution.state).into(),
+            taskmanager: execution.taskmanager.map(|taskmanager| taskmanager.0),
+            host: execution.host,
+            start_ms: execution.start_ms,
+            end_ms: execution.end_ms,
+            records_in: execution.records_in,
+            records_out: execution.records_out,
+            failure: execution.failure,
+        }
+    }
+}
+
+impl TryFrom<pb::ExecutionSummary> for ExecutionSummary {
+    type Error = WireError;
+
+    fn try_from(execution: pb::ExecutionSummary) -> Result<Self, WireError> {
+        Ok(Self {
+            vertex: id(&execution.vertex, "execution_summary.vertex")?,
+            subtask: execution.subtask,
+            attempt: execution.attempt,
+            state: execution_state(execution.state, "execution_summary.state")?,
+            taskmanager: execution.taskmanager.map(TaskManagerId),
+            host: execution.host,
+            start_ms: execution.start_ms,
+            end_ms: execution.end_ms,
+            records_in: execution.records_in,
+            records_out: execution.records_out,
+            failure: execution.failure,
+        })
+    }
+}
+
+impl From<TaskManagerSummary> for pb::TaskManagerSummary {
+    fn from(taskmanager: TaskManagerSummary) -> Self {
+        let TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms } = taskmanager;
+        Self { id: id.0, host, pid, slots, free_slots, heartbeat_age_ms }
+    }
+}
+
+impl From<pb::TaskManagerSummary> for TaskManagerSummary {
+    fn from(taskmanager: pb::TaskManagerSummary) -> Self {
+        let pb::TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms } = taskmanager;
+        Self { id: TaskManagerId(id), host, pid, slots, free_slots, heartbeat_age_ms }
+    }
+}
+
+impl From<ClusterStatus> for pb::ClusterStatus {
+    fn from(status: ClusterStatus) -> Self {
+        let members = status.members.into_iter().map(|member| pb::MemberSummary {
+            id: member.id.0,
+            name: member.name,
+            address: member.address,
+            voter: member.voter,
+            lag: member.lag,
+        });
+        Self {
+            cluster: status.cluster.map(|cluster| bytes(cluster.as_bytes())),
+            from: status.from.0,
+            epoch: status.epoch.0,
+            leader: status.leader.map(|leader| leader.0),
+            applied: status.applied,
+            members: members.collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::ClusterStatus> for ClusterStatus {
+    type Error = WireError;
+
+    fn try_from(status: pb::ClusterStatus) -> Result<Self, WireError> {
+        let cluster = status.cluster.as_deref();
+        let members = status.members.into_iter().map(|member| MemberSummary {
+            id: JobManagerId(member.id),
+            name: member.name,
+            address: member.address,
+            voter: member.voter,
+            lag: member.lag,
+        });
+        Ok(Self {
+            cluster: cluster.map(|cluster| id::<ClusterId>(cluster, "cluster_status.cluster")).transpose()?,
+            from: JobManagerId(status.from),
+            epoch: LeaderEpoch(status.epoch),
+            leader: status.leader.map(JobManagerId),
+            applied: status.applied,
+            members: members.collect(),
+        })
+    }
+}
