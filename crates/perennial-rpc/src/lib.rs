@@ -21,6 +21,8 @@ pub mod artifact;
 #[cfg(feature = "grpc")]
 pub mod dispatcher;
 pub mod executor;
+#[cfg(feature = "grpc")]
+pub mod raft;
 pub mod taskmanager;
 #[cfg(feature = "grpc")]
 pub mod transport;
