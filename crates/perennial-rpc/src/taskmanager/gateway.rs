@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{FromTaskManager, ToTaskManager};
@@ -92,28 +92,25 @@ pub trait TaskManagerGateway: Send + Sync + 'static {
     fn attach(&self, peer: Option<SocketAddr>, from: Incoming<FromTaskManager>) -> mpsc::Receiver<ToTaskManager>;
 }
 
-/// Serves a [`TaskManagerGateway`] over gRPC; mount [`TaskManagerServer::service`] on tonic's `Routes`.
+/// Offers a [`TaskManagerGateway`] as a gRPC service.
+#[derive(Debug, Clone)]
 pub struct TaskManagerServer<G> {
-    gateway: Arc<G>,
+    gateway: G,
 }
 
 impl<G: TaskManagerGateway> TaskManagerServer<G> {
-    /// The tonic service of a gateway.
-    pub fn service(
-        gateway: Arc<G>,
-    ) -> impl tonic::codegen::Service<
-        tonic::codegen::http::Request<tonic::body::Body>,
-        Response = tonic::codegen::http::Response<tonic::body::Body>,
-        Error = std::convert::Infallible,
-        Future: Send,
-    > + tonic::server::NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static {
-        server::TaskManagerGatewayServer::new(Self { gateway })
-            .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX)
+    /// Offers this gateway.
+    pub fn new(gateway: G) -> Self {
+        Self { gateway }
+    }
+
+    /// Adds the service to a listener's routes.
+    pub fn add_to(self, routes: &mut RoutesBuilder) {
+        routes.add_service(
+            server::TaskManagerGatewayServer::new(self)
+                .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX),
+        );
     }
 }
 
