@@ -1,1 +1,22 @@
-//! perennial-exchange
+//! The data plane: batches, credits, channels within a process and between processes. Knows no operators.
+//!
+//! A task reads from one [`Gate`], which holds a queue per channel, and writes through one [`Writer`] per exchange, which spreads
+//! records over its channels by a [`Route`]. Within a process a batch is a `Vec<T>` moved by pointer and its memory comes
+//! back with its credit. Between processes a batch is encoded once, by the producing thread, and decoded once, by the
+//! consuming one. A producer has only so many batches on their way per channel ([`Credit`]); what finds no room
+//! waits in the writer, and the task is not polled until it left. Nothing here blocks a slot thread.
+
+mod credit;
+mod error;
+mod gate;
+mod partition;
+mod payload;
+mod signal;
+mod writer;
+
+pub use credit::{Counters, Credit, Room};
+pub use error::{ExchangeError, WriteError};
+pub use gate::{CreditReturn, Element, Gate, LocalChannel};
+pub use payload::{KeyHash, Payload, Route};
+pub use signal::Signal;
+pub use writer::{OutChannel, Writer, WriterControl, WriterSettings};

@@ -6,7 +6,17 @@
 //! operators and the virtual call is per batch (DATAPLANE §2.1 has the measurements).
 
 pub mod operator;
+pub mod operators;
 pub mod vertex;
 
+mod builder;
+mod head;
+mod keyed;
+
+pub use builder::TaskBuilder;
+pub use head::{InputHead, SourceHead};
+pub use keyed::{HashBy, KeyedFold, KeyedProcess};
 pub use operator::{Output, SourceReader, SourceStatus, TaskError, UserError};
-pub use vertex::{ExecutableJob, Head, KeyHash, Payload, Route, TaskContext, VertexFactory};
+pub use perennial_exchange::{Counters, KeyHash, Payload, Route};
+pub use perennial_state::{ByOwned, ByRef, KeySelector};
+pub use vertex::{ExecutableJob, Head, TaskContext, VertexFactory};

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use perennial_exchange::ExchangeError;
+use perennial_types::DecodeError;
+
 /// An error of the user's code.
 pub type UserError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -30,6 +33,14 @@ pub enum TaskError {
         /// What happened.
         reason: String,
     },
+    /// Records of another executor are not what the job's types say.
+    #[error("a batch of input {input} cannot be read")]
+    Decode {
+        /// Number of the in-edge among those of the vertex.
+        input: usize,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
     /// The job's code and its JobGraph do not belong together.
     #[error("the job is not the one that was planned: {reason}")]
     WrongJob {
@@ -42,6 +53,12 @@ impl TaskError {
     /// The error of an operator's user code.
     pub fn user(operator: &str, source: impl Into<UserError>) -> Self {
         Self::User { operator: operator.to_owned(), source: source.into() }
+    }
+}
+
+impl From<ExchangeError> for TaskError {
+    fn from(error: ExchangeError) -> Self {
+        Self::Exchange { peer: error.peer, reason: error.reason }
     }
 }
 

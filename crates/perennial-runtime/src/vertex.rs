@@ -1,10 +1,9 @@
 //! How the library tells the runtime to build a subtask.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use perennial_exchange::Payload;
 use perennial_types::{ExecutionAttemptId, JobGraph, JobId, MaxParallelism};
 
 use crate::{SourceStatus, TaskError};
@@ -45,49 +44,13 @@ pub struct TaskContext {
 pub trait Head: Send {
     /// Hands over what arrived on one input; `input` counts the vertex's in-edges in the order of `JobGraph::edges`.
     ///
+    /// Leaves a local payload empty, so that its memory is used again. Returns the number of records it took.
     /// Only for chains that begin with an exchange.
-    fn deliver(&mut self, input: usize, payload: Payload) -> Result<(), TaskError>;
+    fn deliver(&mut self, input: usize, payload: &mut Payload) -> Result<usize, TaskError>;
 
     /// Lets a source emit up to about `max` records into the chain. Only for chains that begin with a source.
     fn poll_source(&mut self, max: usize) -> Result<SourceStatus, TaskError>;
 
     /// Every input ended, or the source did. Called once, last.
     fn finish(&mut self) -> Result<(), TaskError>;
-}
-
-/// A batch as it comes out of an exchange.
-pub enum Payload {
-    /// A `Vec<T>` of the same process, moved by pointer.
-    Local(Box<dyn Any + Send>),
-    /// Encoded records of another process: `Record::decode_batch` of `count` values.
-    Remote {
-        /// The encoded batch.
-        bytes: Bytes,
-        /// Number of records in it.
-        count: usize,
-    },
-}
-
-/// How an exchange spreads records over its channels. [`ShipStrategy`](perennial_types::ShipStrategy) with code.
-pub enum Route<T> {
-    /// To the one connected subtask.
-    Forward,
-    /// Round robin over all connected subtasks: REBALANCE, and RESCALE, which is connected to fewer.
-    RoundRobin,
-    /// To a random subtask.
-    Shuffle,
-    /// A copy to each.
-    Broadcast,
-    /// To subtask 0.
-    Global,
-    /// By key group.
-    Hash(Box<dyn KeyHash<T>>),
-    /// Where the function says, in `0..subtasks`; other numbers are an error of the user's.
-    Custom(Box<dyn FnMut(&T, u32) -> u32 + Send>),
-}
-
-/// Key hashes of a batch: the virtual call is per batch, the key selector is monomorphised inside.
-pub trait KeyHash<T>: Send {
-    /// Appends [`Key::key_hash`](perennial_types::Key::key_hash) of each record's key.
-    fn hash_batch(&mut self, batch: &[T], hashes: &mut Vec<u32>);
 }

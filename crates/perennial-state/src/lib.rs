@@ -1,1 +1,9 @@
-//! perennial-state
+//! Keyed state in memory: tables from key to value, made for whole batches of records.
+//!
+//! Start with [`KeyedTable`].
+
+mod selector;
+mod table;
+
+pub use selector::{ByOwned, ByRef, KeySelector};
+pub use table::{Found, KeyedTable, MINI_BATCH};

@@ -1,0 +1,312 @@
+//! The writing side of an exchange: spreads the records of one task over its channels.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use perennial_types::{MaxParallelism, Record};
+
+use crate::partition::Partitioner;
+use crate::{Counters, Credit, Element, ExchangeError, Gate, LocalChannel, Payload, Route, WriteError};
+
+/// Most records in a batch, whatever their size: with more, the batches of a chain no longer fit the innermost caches.
+const BATCH_RECORDS_MAX: usize = 1024;
+
+/// One channel, seen from its producer.
+pub enum OutChannel {
+    /// To a task of this process.
+    Local {
+        /// Where it reads.
+        gate: Arc<Gate>,
+        /// The channel's number there.
+        index: usize,
+        /// Credit and memory on their way back.
+        channel: Arc<LocalChannel>,
+    },
+}
+
+impl OutChannel {
+    fn credit(&self) -> &Credit {
+        match self {
+            Self::Local { channel, .. } => channel.credit(),
+        }
+    }
+
+    /// Sends a batch for which credit was taken and leaves it empty.
+    fn send<T: Record>(&self, batch: &mut Vec<T>) {
+        match self {
+            Self::Local { gate, index, channel } => {
+                let mut boxed = match channel.spare().map(Box::<dyn std::any::Any + Send>::downcast::<Vec<T>>) {
+                    Some(Ok(spare)) => spare,
+                    _ => Box::new(Vec::with_capacity(batch.capacity())),
+                };
+                std::mem::swap(&mut *boxed, batch);
+                batch.clear();
+                gate.put(*index, Element::Data(Payload::Local(boxed)));
+            }
+        }
+    }
+
+    /// Sends the end of the channel, which needs no credit.
+    fn send_end(&self) {
+        match self {
+            Self::Local { gate, index, .. } => gate.put(*index, Element::End),
+        }
+    }
+}
+
+/// Sizes that hold for all exchanges of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterSettings {
+    /// Largest batch in bytes (`taskmanager.memory.segment-size`).
+    pub segment_bytes: usize,
+    /// Batches on their way per channel (`taskmanager.network.memory.buffers-per-channel`).
+    pub credit: u32,
+}
+
+/// What the task does with an exchange without knowing its type of records.
+pub trait WriterControl: Send {
+    /// Sends what has waited for room as far as there is some; true when nothing waits any more.
+    fn drain(&mut self) -> Result<bool, WriteError>;
+
+    /// Sends batches that are not full, on channels that have room.
+    fn flush(&mut self) -> Result<(), WriteError>;
+}
+
+struct Lane<T> {
+    channel: OutChannel,
+    /// The batch being filled.
+    open: Vec<T>,
+    /// Full batches that found no room, oldest first. No more than one input batch of the task has made.
+    waiting: VecDeque<Vec<T>>,
+}
+
+impl<T: Record> Lane<T> {
+    /// Sends the open batch, or puts it behind those that wait.
+    fn ship(&mut self) {
+        if self.waiting.is_empty() && self.channel.credit().take() {
+            self.channel.send(&mut self.open);
+        } else {
+            let capacity = self.open.capacity();
+            self.waiting.push_back(std::mem::replace(&mut self.open, Vec::with_capacity(capacity)));
+        }
+    }
+
+    /// Sends what waits as far as there is credit.
+    fn drain(&mut self) {
+        while !self.waiting.is_empty() && self.channel.credit().take() {
+            if let Some(mut batch) = self.waiting.pop_front() {
+                self.channel.send(&mut batch);
+            }
+        }
+    }
+}
+
+/// Spreads the records of one task over the channels of one exchange, in batches.
+///
+/// Never blocks: a batch that finds no room waits here. The grammar of calls is `push* finish`, with drains and flushes
+/// anywhere between, and drains after `finish` until nothing waits.
+pub struct Writer<T> {
+    lanes: Vec<Lane<T>>,
+    partitioner: Partitioner<T>,
+    batch_records: usize,
+    segment_bytes: usize,
+    /// Channels of the records of one input batch.
+    targets: Vec<u32>,
+    /// Encoding of a sample record.
+    sample: Vec<u8>,
+    counters: Arc<Counters>,
+    finished: bool,
+    ends_sent: bool,
+}
+
+impl<T: Record> Writer<T> {
+    /// A writer over `channels`, which are in the order of the consuming subtasks.
+    ///
+    /// `max_parallelism` is the consumer's: it decides the key groups of [`Route::Hash`].
+    pub fn new(
+        channels: Vec<OutChannel>,
+        route: Route<T>,
+        max_parallelism: MaxParallelism,
+        settings: WriterSettings,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let partitioner = Partitioner::new(route, channels.len(), max_parallelism);
+        let batch_records = (settings.segment_bytes / size_of::<T>().max(1)).clamp(1, BATCH_RECORDS_MAX);
+        let lane = |channel| Lane { channel, open: Vec::new(), waiting: VecDeque::new() };
+        Self {
+            lanes: channels.into_iter().map(lane).collect(),
+            partitioner,
+            batch_records,
+            segment_bytes: settings.segment_bytes,
+            targets: Vec::new(),
+            sample: Vec::new(),
+            counters,
+            finished: false,
+            ends_sent: false,
+        }
+    }
+
+    /// Takes all records of `batch` and leaves it empty, its capacity kept.
+    pub fn push(&mut self, batch: &mut Vec<T>) -> Result<(), WriteError> {
+        self.check()?;
+        Counters::add(&self.counters.records_out, batch.len() as u64);
+        self.adapt_to_size(batch);
+        match &mut self.partitioner {
+            Partitioner::One(channel) => {
+                let channel = *channel;
+                self.push_to(channel, batch);
+            }
+            Partitioner::Shares(next) => {
+                let first = *next;
+                let share = batch.len().div_ceil(self.lanes.len()).max(1);
+                let used = batch.len().div_ceil(share);
+                *next = (first + used) % self.lanes.len();
+                self.push_shares(first, share, batch);
+            }
+            Partitioner::All => self.push_to_all(batch),
+            Partitioner::Each(targets) => {
+                self.targets.clear();
+                let result = targets.targets(batch, &mut self.targets);
+                if let Err(error) = result {
+                    batch.clear();
+                    return Err(error);
+                }
+                self.push_to_targets(batch);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), WriteError> {
+        match self.lanes.first().and_then(|lane| lane.channel.credit().room().failure()) {
+            Some(error) => Err(ExchangeError::clone(error).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Values of varying size: how many make a batch follows from how long one of them is.
+    fn adapt_to_size(&mut self, batch: &[T]) {
+        if T::FIXED_BYTES.is_none()
+            && let Some(record) = batch.first()
+        {
+            self.sample.clear();
+            record.encode(&mut self.sample);
+            let bytes = self.sample.len().max(size_of::<T>()).max(1);
+            self.batch_records = (self.segment_bytes / bytes).clamp(1, BATCH_RECORDS_MAX);
+        }
+    }
+
+    fn push_to(&mut self, channel: usize, batch: &mut Vec<T>) {
+        let full = self.batch_records;
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        if lane.open.is_empty() && (full / 2..=2 * full).contains(&batch.len()) {
+            // A batch of the right size goes as it is.
+            if lane.open.capacity() == 0 {
+                lane.open.reserve(batch.len());
+            }
+            std::mem::swap(&mut lane.open, batch);
+            lane.ship();
+            return;
+        }
+        let mut records = batch.drain(..);
+        loop {
+            let room = full.saturating_sub(lane.open.len()).max(1);
+            lane.open.extend(records.by_ref().take(room));
+            if lane.open.len() < full {
+                return;
+            }
+            lane.ship();
+        }
+    }
+
+    fn push_shares(&mut self, first: usize, share: usize, batch: &mut Vec<T>) {
+        let full = self.batch_records;
+        let lanes = self.lanes.len();
+        let mut records = batch.drain(..);
+        let mut at = first;
+        while !records.as_slice().is_empty() {
+            let Some(lane) = self.lanes.get_mut(at) else { return };
+            let mut left = share.min(records.as_slice().len());
+            while left > 0 {
+                let piece = left.min(full.saturating_sub(lane.open.len()).max(1));
+                lane.open.extend(records.by_ref().take(piece));
+                left -= piece;
+                if lane.open.len() >= full {
+                    lane.ship();
+                }
+            }
+            at = (at + 1) % lanes;
+        }
+    }
+
+    fn push_to_all(&mut self, batch: &mut Vec<T>) {
+        let full = self.batch_records;
+        for lane in &mut self.lanes {
+            for piece in batch.chunks(full) {
+                lane.open.extend_from_slice(piece);
+                if lane.open.len() >= full {
+                    lane.ship();
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    fn push_to_targets(&mut self, batch: &mut Vec<T>) {
+        let full = self.batch_records;
+        let mut records = batch.drain(..);
+        for targets in self.targets.chunks(full) {
+            for lane in &mut self.lanes {
+                // Below `full` before, so no lane grows beyond twice that.
+                lane.open.reserve(targets.len());
+            }
+            let lanes = self.lanes.as_mut_slice();
+            #[expect(clippy::indexing_slicing, reason = "measured loop; targets are below the number of lanes")]
+            for (target, record) in targets.iter().zip(records.by_ref()) {
+                lanes[*target as usize].open.push(record);
+            }
+            for lane in lanes {
+                if lane.open.len() >= full {
+                    lane.ship();
+                }
+            }
+        }
+    }
+
+    /// Nothing more will be pushed: sends all there is, then the end of each channel.
+    pub fn finish(&mut self) -> Result<(), WriteError> {
+        self.finished = true;
+        for lane in &mut self.lanes {
+            if !lane.open.is_empty() {
+                lane.ship();
+            }
+        }
+        self.drain().map(drop)
+    }
+}
+
+impl<T: Record> WriterControl for Writer<T> {
+    fn drain(&mut self) -> Result<bool, WriteError> {
+        self.check()?;
+        let mut empty = true;
+        for lane in &mut self.lanes {
+            lane.drain();
+            empty &= lane.waiting.is_empty();
+        }
+        if empty && self.finished && !self.ends_sent {
+            self.ends_sent = true;
+            self.lanes.iter().for_each(|lane| lane.channel.send_end());
+        }
+        Ok(empty)
+    }
+
+    fn flush(&mut self) -> Result<(), WriteError> {
+        self.check()?;
+        for lane in &mut self.lanes {
+            if !lane.open.is_empty() && lane.waiting.is_empty() && lane.channel.credit().take() {
+                lane.channel.send(&mut lane.open);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! What a [`VertexFactory`](crate::VertexFactory) builds its chain with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use perennial_exchange::{Counters, OutChannel, Route, WriteError, Writer, WriterControl, WriterSettings};
+use perennial_types::{MaxParallelism, Record};
+
+use crate::{Output, TaskContext, TaskError};
+
+/// An exchange as the task holds it.
+pub(crate) type SharedWriter = Arc<Mutex<dyn WriterControl>>;
+
+/// The channels of one out-edge of a subtask.
+pub(crate) struct OutEdge {
+    /// One per connected subtask of the consumer, in their order.
+    pub(crate) channels: Vec<OutChannel>,
+    /// Key groups of the consumer.
+    pub(crate) max_parallelism: MaxParallelism,
+}
+
+/// Gives the chain of one subtask what it needs of its surroundings.
+pub struct TaskBuilder {
+    /// Which subtask is built.
+    pub context: TaskContext,
+    edges: BTreeMap<usize, OutEdge>,
+    settings: WriterSettings,
+    counters: Arc<Counters>,
+    writers: Vec<SharedWriter>,
+}
+
+impl TaskBuilder {
+    pub(crate) fn new(
+        context: TaskContext,
+        edges: BTreeMap<usize, OutEdge>,
+        settings: WriterSettings,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { context, edges, settings, counters, writers: Vec::new() }
+    }
+
+    /// The end of the chain that writes to an exchange: `edge` is its index in
+    /// [`JobGraph::edges`](perennial_types::JobGraph::edges).
+    ///
+    /// Called once for each out-edge of the vertex; a second time, or for an edge of another vertex, is
+    /// [`TaskError::WrongJob`].
+    pub fn exchange<T: Record>(&mut self, edge: usize, route: Route<T>) -> Result<Box<dyn Output<T>>, TaskError> {
+        let Some(OutEdge { channels, max_parallelism }) = self.edges.remove(&edge) else {
+            let reason = format!("`{}` writes to edge {edge}, which is not one of its own", self.context.vertex_name);
+            return Err(TaskError::WrongJob { reason });
+        };
+        let writer = Writer::new(channels, route, max_parallelism, self.settings, Arc::clone(&self.counters));
+        let writer = Arc::new(Mutex::new(writer));
+        self.writers.push(Arc::clone(&writer) as SharedWriter);
+        Ok(Box::new(ExchangeOutput { writer, vertex_name: self.context.vertex_name.clone() }))
+    }
+
+    /// Counters of the subtask. A sink adds what it wrote to `records_out`, once per batch; exchanges count by themselves.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The exchanges of the chain, once all of them were asked for.
+    pub(crate) fn into_writers(self) -> Result<Vec<SharedWriter>, TaskError> {
+        match self.edges.keys().next() {
+            None => Ok(self.writers),
+            Some(edge) => {
+                let reason = format!("`{}` does not write to its edge {edge}", self.context.vertex_name);
+                Err(TaskError::WrongJob { reason })
+            }
+        }
+    }
+}
+
+/// An exchange as the chain holds it. The lock is only ever taken by the thread of the slot.
+struct ExchangeOutput<T> {
+    writer: Arc<Mutex<Writer<T>>>,
+    vertex_name: String,
+}
+
+/// An exchange's error as the task's.
+pub(crate) fn write_error(vertex_name: &str, error: WriteError) -> TaskError {
+    match error {
+        WriteError::Exchange(error) => error.into(),
+        WriteError::NoSuchSubtask { .. } => TaskError::user(vertex_name, error),
+    }
+}
+
+impl<T: Record> Output<T> for ExchangeOutput<T> {
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.push(batch).map_err(|error| write_error(&self.vertex_name, error))
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.finish().map_err(|error| write_error(&self.vertex_name, error))
+    }
+}

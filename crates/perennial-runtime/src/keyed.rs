@@ -1,0 +1,150 @@
+//! Operators with a state per key. They take whole batches, so that the memory of many keys is on its way at once.
+
+use perennial_exchange::KeyHash;
+use perennial_state::{Found, KeySelector, KeyedTable, MINI_BATCH};
+use perennial_types::{Key, Record};
+
+use crate::{Output, TaskError, UserError};
+
+/// The key hashes of a selector, for [`Route::Hash`](crate::Route::Hash).
+pub struct HashBy<S>(
+    /// Finds the keys.
+    pub S,
+);
+
+impl<T, S: KeySelector<T>> KeyHash<T> for HashBy<S> {
+    fn hash_batch(&mut self, batch: &[T], hashes: &mut Vec<u32>) {
+        use std::borrow::Borrow;
+        hashes.extend(batch.iter().map(|record| self.0.key(record).borrow().key_hash()));
+    }
+}
+
+/// Running aggregation: folds each record into the state of its key and emits what became of it, once per record.
+///
+/// `init` makes the state of a key from its first record, `fold` adds a later one, `emit` makes the output. Sum, min,
+/// max, count and reduce are this with different functions.
+pub struct KeyedFold<T, Sel: KeySelector<T>, S, I, F, E, O> {
+    selector: Sel,
+    init: I,
+    fold: F,
+    emit: E,
+    state: KeyedTable<Sel::Key, S>,
+    found: Found,
+    out: Vec<O>,
+    next: Box<dyn Output<O>>,
+}
+
+impl<T, Sel, S, I, F, E, O> KeyedFold<T, Sel, S, I, F, E, O>
+where
+    Sel: KeySelector<T>,
+    S: Record,
+    I: FnMut(&T) -> S + Send,
+    F: FnMut(&mut S, T) + Send,
+    E: FnMut(&Sel::Key, &S) -> O + Send,
+{
+    /// An operator that feeds `next`.
+    pub fn new(selector: Sel, init: I, fold: F, emit: E, next: Box<dyn Output<O>>) -> Self {
+        let (state, found, out) = (KeyedTable::new(), Found::default(), Vec::new());
+        Self { selector, init, fold, emit, state, found, out, next }
+    }
+}
+
+impl<T, Sel, S, I, F, E, O> Output<T> for KeyedFold<T, Sel, S, I, F, E, O>
+where
+    T: Record,
+    Sel: KeySelector<T>,
+    S: Record,
+    I: FnMut(&T) -> S + Send,
+    F: FnMut(&mut S, T) + Send,
+    E: FnMut(&Sel::Key, &S) -> O + Send,
+    O: Send + 'static,
+{
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
+        let Self { selector, init, fold, emit, state, found, out, next } = self;
+        out.reserve(batch.len());
+        let mut records = batch.drain(..);
+        loop {
+            let mini = records.as_slice();
+            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
+            let count = mini.len();
+            if count == 0 {
+                break;
+            }
+            state.locate(mini, selector, &mut *init, found);
+            for (i, record) in (0..count).zip(records.by_ref()) {
+                if let Some((key, value, fresh)) = state.at(found, i) {
+                    if !fresh {
+                        fold(value, record);
+                    }
+                    out.push(emit(key, value));
+                }
+            }
+        }
+        drop(records);
+        next.push(out)
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        self.next.finish()
+    }
+}
+
+/// The user's function over records and the state of their key, any number of outputs per record.
+///
+/// The state of a key not seen before is `S::default()`.
+pub struct KeyedProcess<T, Sel: KeySelector<T>, S, F, O> {
+    name: String,
+    selector: Sel,
+    process: F,
+    state: KeyedTable<Sel::Key, S>,
+    found: Found,
+    out: Vec<O>,
+    next: Box<dyn Output<O>>,
+}
+
+impl<T, Sel, S, F, O> KeyedProcess<T, Sel, S, F, O>
+where
+    Sel: KeySelector<T>,
+    S: Record + Default,
+    F: FnMut(&Sel::Key, T, &mut S, &mut Vec<O>) -> Result<(), UserError> + Send,
+{
+    /// An operator that feeds `next`; `name` is the operator's, for errors.
+    pub fn new(name: impl Into<String>, selector: Sel, process: F, next: Box<dyn Output<O>>) -> Self {
+        let (state, found, out) = (KeyedTable::new(), Found::default(), Vec::new());
+        Self { name: name.into(), selector, process, state, found, out, next }
+    }
+}
+
+impl<T, Sel, S, F, O> Output<T> for KeyedProcess<T, Sel, S, F, O>
+where
+    T: Record,
+    Sel: KeySelector<T>,
+    S: Record + Default,
+    F: FnMut(&Sel::Key, T, &mut S, &mut Vec<O>) -> Result<(), UserError> + Send,
+    O: Send + 'static,
+{
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
+        let Self { name, selector, process, state, found, out, next } = self;
+        let mut records = batch.drain(..);
+        loop {
+            let mini = records.as_slice();
+            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
+            let count = mini.len();
+            if count == 0 {
+                break;
+            }
+            state.locate(mini, selector, |_| S::default(), found);
+            for (i, record) in (0..count).zip(records.by_ref()) {
+                if let Some((key, value, _)) = state.at(found, i) {
+                    process(key, record, value, out).map_err(|source| TaskError::user(name, source))?;
+                }
+            }
+        }
+        drop(records);
+        next.push(out)
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        self.next.finish()
+    }
+}
