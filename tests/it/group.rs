@@ -1,0 +1,103 @@
+//! The JobManager group: bootstrap, forwarding, restart.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use perennial_tests::{Cluster, wait_for};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{LIMIT, cluster};
+
+/// Index of the JobManager that leads, as member `asked` sees it.
+fn leader(cluster: &Cluster, asked: usize) -> Result<usize> {
+    let (status, body) = cluster.rest_of(asked, "/v1/cluster/members")?;
+    ensure!(status == 200, "{status}: {body}");
+    let view: Value = serde_json::from_str(&body)?;
+    let id = view.get("leader").and_then(Value::as_u64).with_context(|| format!("no leader in {body}"))?;
+    Ok(usize::try_from(id)? - 1)
+}
+
+/// Three JobManagers started in any order bootstrap one cluster; each of them takes a job, whoever leads.
+#[test]
+fn any_member_accepts_a_job_whatever_the_start_order() -> Result<()> {
+    let mut cluster = cluster().jobmanagers(3).taskmanagers(1, 2).prepare()?;
+    cluster.start_taskmanager(0)?;
+    for index in [2, 0, 1] {
+        cluster.start_jobmanager(index)?;
+    }
+    cluster.wait_ready()?;
+    for index in 0..3 {
+        wait_for("every member to know a leader", LIMIT, || leader(&cluster, index))?;
+        let endpoint = cluster.endpoints().split(',').nth(index).unwrap().to_owned();
+        let binary = cluster.binary().display().to_string();
+        let line = ["--endpoints", &endpoint, "run", "--job-classname", "trivial", &binary];
+        let output = cluster.run_cli(&line)?;
+        assert!(output.contains("Program execution finished"), "{output}");
+    }
+    Ok(())
+}
+
+/// The leader is killed while a job runs: the next leader adopts it, no executor is touched and it can be cancelled.
+#[test]
+fn a_job_outlives_its_leader() -> Result<()> {
+    let mut cluster = cluster().jobmanagers(3).taskmanagers(2, 1).start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let executors = cluster.executors();
+    assert_eq!(executors.len(), 2);
+
+    let old = leader(&cluster, 0)?;
+    cluster.jobmanager(old)?.kill()?;
+    let asked = (old + 1) % 3;
+    let new = wait_for("another leader", LIMIT, || {
+        let new = leader(&cluster, asked)?;
+        ensure!(new != old, "it still names the dead one");
+        Ok(new)
+    })?;
+    assert_ne!(new, old);
+    let state = wait_for("the job to be RUNNING under the new leader", LIMIT, || {
+        let (status, body) = cluster.rest_of(asked, &format!("/v1/jobs/{}", job.job))?;
+        ensure!(status == 200, "{status}: {body}");
+        let seen: Value = serde_json::from_str(&body)?;
+        ensure!(seen.get("state").and_then(Value::as_str) == Some("RUNNING"), "{body}");
+        Ok(seen)
+    })?;
+    assert_eq!(cluster.executors(), executors, "executors were replaced: {state}");
+
+    let endpoint = cluster.endpoints().split(',').nth(asked).unwrap().to_owned();
+    cluster.run_cli(&["--endpoints", &endpoint, "cancel", &job.job])?;
+    wait_for("executors to end", LIMIT, || {
+        let left = cluster.executors();
+        ensure!(left.is_empty(), "{left:?} run");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A single JobManager killed with `-9` finds its jobs again in its own directory.
+#[test]
+fn a_restarted_group_of_one_knows_its_jobs() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(1, 1).start()?;
+    let job = cluster.submit("trivial", 1, &[])?;
+    cluster.wait_state(&job, "FINISHED", LIMIT)?;
+    cluster.jobmanager(0)?.kill()?;
+    cluster.start_jobmanager(0)?;
+    wait_for("the job to be listed again", LIMIT, || {
+        ensure!(cluster.job_state(&job)? == "FINISHED");
+        Ok(())
+    })
+}
+
+/// SIGTERM ends both roles with exit code 0, quickly.
+#[test]
+fn sigterm_ends_processes_cleanly() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(1, 1).start()?;
+    let limit = Duration::from_secs(10);
+    cluster.taskmanager(0)?.signal(Signal::TERM)?;
+    let status = cluster.taskmanager(0)?.wait(limit)?;
+    assert!(status.success(), "taskmanager: {status}");
+    let status = cluster.jobmanager(0)?.terminate(limit)?;
+    assert!(status.success(), "jobmanager: {status}");
+    Ok(())
+}

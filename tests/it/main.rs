@@ -1,0 +1,18 @@
+//! Real processes, real sockets, real disks. One binary with a module per theme; the harness is `perennial-tests`.
+
+mod bad_input;
+mod group;
+mod jobs;
+mod wordcount;
+
+use std::time::Duration;
+
+use perennial_tests::ClusterBuilder;
+
+/// Longest wait for anything that takes milliseconds on a quiet machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A cluster of the binary under test.
+fn cluster() -> ClusterBuilder {
+    ClusterBuilder::new(env!("CARGO_BIN_EXE_perennial"))
+}
