@@ -1,5 +1,7 @@
 //! Options: one registry of typed keys under Flink's flat names, with their defaults and what they mean.
 
+mod flink;
+pub mod load;
 pub mod options;
 
 use std::collections::BTreeMap;
