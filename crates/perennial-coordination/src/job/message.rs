@@ -1,0 +1,265 @@
+//! What goes into a [`Job`](super::Job) and what comes out.
+
+use std::time::Duration;
+
+use perennial_types::{ExecutionAttemptId, ExecutionState, JobStatus, TaskManagerId};
+
+use crate::execution_graph::{Assignment, Counters, Placement};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The JobMaster is there. First event of every job, once.
+    Start,
+    /// All the slots asked for, in order.
+    SlotsGranted(Vec<Assignment>),
+    /// The slots asked for are not all there, with what is missing as a text for people.
+    SlotsMissing(String),
+    /// An intent is committed at this index of the metadata log.
+    Recorded {
+        /// Which.
+        kind: IntentKind,
+        /// Where in the log.
+        index: u64,
+    },
+    /// An intent was refused for good; trying again would not help.
+    NotRecorded {
+        /// Which.
+        kind: IntentKind,
+        /// Why.
+        reason: String,
+    },
+    /// A TaskManager's executor for the job takes commands.
+    ExecutorReady {
+        /// The TaskManager.
+        taskmanager: TaskManagerId,
+        /// Where the executor's data port listens.
+        data_address: String,
+    },
+    /// A command other than [`Command::StartExecutor`] was carried out.
+    CommandDone {
+        /// By whom.
+        taskmanager: TaskManagerId,
+        /// Which.
+        command: CommandKind,
+    },
+    /// A command was not carried out, or not answered in time.
+    CommandFailed {
+        /// By whom.
+        taskmanager: TaskManagerId,
+        /// Which.
+        command: CommandKind,
+        /// Why.
+        reason: String,
+    },
+    /// An execution changed its state.
+    Execution {
+        /// Who says so.
+        taskmanager: TaskManagerId,
+        /// What it says.
+        update: ExecutionUpdate,
+    },
+    /// Counters of a running execution.
+    Progress {
+        /// Which.
+        attempt: ExecutionAttemptId,
+        /// What it has done so far.
+        counters: Counters,
+    },
+    /// The executor of the job on a TaskManager ended.
+    ExecutorLost {
+        /// Where.
+        taskmanager: TaskManagerId,
+        /// How.
+        cause: String,
+    },
+    /// A TaskManager registered, for the first time or again, with all it runs of this job.
+    TaskManagerHere {
+        /// Which.
+        taskmanager: TaskManagerId,
+        /// Where its executors are reached.
+        host: String,
+        /// The job's executor on it, if there is one.
+        executor: Option<ExecutorState>,
+    },
+    /// A TaskManager is given up.
+    TaskManagerLost {
+        /// Which.
+        taskmanager: TaskManagerId,
+        /// Why.
+        reason: String,
+    },
+    /// A user's wish to cancel is committed at this index.
+    CancelRequested {
+        /// Where in the log.
+        index: u64,
+    },
+    /// A timer set by [`Effect::SetTimer`] is over.
+    TimerFired(Timer),
+}
+
+/// State of one execution as its TaskManager tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutionUpdate {
+    /// Which attempt.
+    pub attempt: ExecutionAttemptId,
+    /// Where it stands.
+    pub state: ExecutionState,
+    /// Why it failed; with FAILED.
+    pub failure: Option<String>,
+    /// What it has done; with a terminal state.
+    pub counters: Option<Counters>,
+}
+
+/// An executor of the job that is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorState {
+    /// Where its data port listens.
+    pub data_address: String,
+    /// What it was given to run and has not forgotten.
+    pub executions: Vec<ExecutionUpdate>,
+}
+
+/// Something to do. Effects of one event are performed in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Write this into the metadata log, trying again until it is committed or refused for good; then tell.
+    Record(Intent),
+    /// Ask for so many slots; answered by [`Event::SlotsGranted`], until then by [`Event::SlotsMissing`].
+    RequestSlots(u32),
+    /// Give back the slots on one TaskManager.
+    ReleaseSlotsOn(TaskManagerId),
+    /// Give back all slots, and want none.
+    ReleaseSlots,
+    /// Tell a TaskManager something, fenced with this index and the leader's epoch.
+    Send {
+        /// Whom.
+        taskmanager: TaskManagerId,
+        /// Log index of the committed entry behind it.
+        index: u64,
+        /// What.
+        command: Command,
+    },
+    /// Tell the job after this time.
+    SetTimer(Timer, Duration),
+    /// The job is over and cleaned up; its JobMaster may go.
+    Close,
+}
+
+impl Effect {
+    /// Whether it makes something run that did not.
+    pub fn starts_something(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { command: Command::StartExecutor | Command::Deploy { .. }, .. } | Self::RequestSlots(_)
+        )
+    }
+}
+
+/// What has to be in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// Where every execution of the job is going to run. Replaces an earlier placement.
+    Placement(Vec<Placement>),
+    /// Every task runs.
+    Running,
+    /// A task failed and the job is going to end.
+    Failing {
+        /// The first failure.
+        cause: String,
+    },
+    /// These executions came to their end and are not to be looked for.
+    FinishExecutions {
+        /// Which.
+        attempts: Vec<ExecutionAttemptId>,
+    },
+    /// The job's one and only end.
+    End {
+        /// FINISHED, CANCELED or FAILED.
+        status: JobStatus,
+        /// Why it failed.
+        failure: Option<String>,
+    },
+}
+
+/// An [`Intent`] without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntentKind {
+    /// [`Intent::Placement`].
+    Placement,
+    /// [`Intent::Running`] or [`Intent::Failing`]: nothing waits for it.
+    Status,
+    /// [`Intent::FinishExecutions`].
+    FinishExecutions,
+    /// [`Intent::End`].
+    End,
+}
+
+impl Intent {
+    /// Which kind it is.
+    pub fn kind(&self) -> IntentKind {
+        match self {
+            Self::Placement(_) => IntentKind::Placement,
+            Self::Running | Self::Failing { .. } => IntentKind::Status,
+            Self::FinishExecutions { .. } => IntentKind::FinishExecutions,
+            Self::End { .. } => IntentKind::End,
+        }
+    }
+}
+
+/// What a TaskManager is told about the job. Each may be repeated without harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Start the job's executor, unless it runs.
+    StartExecutor,
+    /// Run executions.
+    Deploy {
+        /// What this TaskManager runs.
+        tasks: Vec<Placement>,
+        /// Where every execution of the job runs, by position in `executors`.
+        placement: Vec<(ExecutionAttemptId, u32)>,
+        /// Every executor of the job with the address of its data port.
+        executors: Vec<(TaskManagerId, String)>,
+    },
+    /// Cancel executions.
+    Cancel {
+        /// Which.
+        attempts: Vec<ExecutionAttemptId>,
+    },
+    /// End the executor and forget the job.
+    StopExecutor,
+}
+
+/// A [`Command`] without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandKind {
+    /// [`Command::StartExecutor`].
+    StartExecutor,
+    /// [`Command::Deploy`].
+    Deploy,
+    /// [`Command::Cancel`].
+    Cancel,
+    /// [`Command::StopExecutor`].
+    StopExecutor,
+}
+
+impl Command {
+    /// Which kind it is.
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::StartExecutor => CommandKind::StartExecutor,
+            Self::Deploy { .. } => CommandKind::Deploy,
+            Self::Cancel { .. } => CommandKind::Cancel,
+            Self::StopExecutor => CommandKind::StopExecutor,
+        }
+    }
+}
+
+/// What a job lets itself be reminded of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timer {
+    /// Slots should be there by now.
+    Slots,
+    /// TaskManagers should have come to the new leader by now.
+    Reconciliation,
+}
