@@ -68,8 +68,8 @@ pub trait WriterControl: Send {
     /// Sends what has waited for room as far as there is some; true when nothing waits any more.
     fn drain(&mut self) -> Result<bool, WriteError>;
 
-    /// Sends batches that are not full, on channels that have room.
-    fn flush(&mut self) -> Result<(), WriteError>;
+    /// Sends batches that are not full, on channels that have room; true when no record is left here.
+    fn flush(&mut self) -> Result<bool, WriteError>;
 }
 
 struct Lane<T> {
@@ -300,13 +300,19 @@ impl<T: Record> WriterControl for Writer<T> {
         Ok(empty)
     }
 
-    fn flush(&mut self) -> Result<(), WriteError> {
+    fn flush(&mut self) -> Result<bool, WriteError> {
         self.check()?;
+        let mut empty = true;
         for lane in &mut self.lanes {
-            if !lane.open.is_empty() && lane.waiting.is_empty() && lane.channel.credit().take() {
+            if lane.open.is_empty() {
+                continue;
+            }
+            if lane.waiting.is_empty() && lane.channel.credit().take() {
                 lane.channel.send(&mut lane.open);
+            } else {
+                empty = false;
             }
         }
-        Ok(())
+        Ok(empty)
     }
 }

@@ -9,9 +9,16 @@ pub mod operator;
 pub mod operators;
 pub mod vertex;
 
+pub mod local;
+
 mod builder;
 mod head;
 mod keyed;
+mod panics;
+mod settings;
+mod slot;
+mod task;
+mod wiring;
 
 pub use builder::TaskBuilder;
 pub use head::{InputHead, SourceHead};

@@ -1,0 +1,194 @@
+//! One subtask while it runs: input, chain, exchanges.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use perennial_exchange::{Counters, Element, Gate, Payload, Room, Signal};
+
+use crate::builder::{SharedWriter, write_error};
+use crate::{Head, SourceStatus, TaskError};
+
+/// Batches a task may take at one poll before its neighbours in the slot get their turn.
+const BATCHES_PER_POLL: usize = 8;
+
+/// Records a source is asked for at once: what fits the innermost caches all the way down a chain.
+const SOURCE_BATCH: usize = 1024;
+
+/// What a poll of a task came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// It worked and may be able to go on.
+    Worked,
+    /// It has no input, until woken or, for a source that said so, until this time.
+    Idle(Option<Instant>),
+    /// A channel it writes to has no room.
+    Blocked,
+    /// It is finished.
+    Finished,
+}
+
+/// Where a task's records come from.
+pub(crate) enum Input {
+    /// A source, not to be asked before this time.
+    Source(Option<Instant>),
+    /// Exchanges.
+    Gate {
+        gate: Arc<Gate>,
+        /// Number of the in-edge that each channel belongs to.
+        input_of: Vec<usize>,
+        /// Channels that have not ended.
+        open: usize,
+    },
+}
+
+impl Input {
+    /// Has arrivals wake the thread that waits on `signal`.
+    pub(crate) fn attach(&self, signal: &Arc<Signal>) {
+        if let Self::Gate { gate, .. } = self {
+            gate.attach(Arc::clone(signal));
+        }
+    }
+}
+
+/// One subtask while it runs.
+pub(crate) struct Task {
+    pub(crate) vertex_name: String,
+    pub(crate) head: Box<dyn Head>,
+    pub(crate) input: Input,
+    pub(crate) writers: Vec<SharedWriter>,
+    pub(crate) room: Arc<Room>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+    /// The chain has been finished; what is left is to send what waits.
+    pub(crate) draining: bool,
+    /// Batches may be open in the exchanges.
+    pub(crate) unflushed: bool,
+    pub(crate) blocked_since: Option<Instant>,
+}
+
+impl Task {
+    /// Whether the task was asked to stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Works for some batches, as long as there is input and room.
+    pub(crate) fn poll(&mut self, now: Instant) -> Result<Polled, TaskError> {
+        if let Some(error) = self.room.failure() {
+            return Err(error.clone().into());
+        }
+        if !self.room.is_free() || !self.drain()? {
+            return Ok(self.blocked(now));
+        }
+        if let Some(since) = self.blocked_since.take() {
+            Counters::add(&self.counters.back_pressured_ns, nanos(now.saturating_duration_since(since)));
+        }
+        if self.draining {
+            return Ok(Polled::Finished);
+        }
+        let mut worked = false;
+        for _ in 0..BATCHES_PER_POLL {
+            let idle = match &mut self.input {
+                Input::Source(not_before) => {
+                    if let Some(time) = *not_before
+                        && time > now
+                    {
+                        Some(Polled::Idle(Some(time)))
+                    } else {
+                        *not_before = None;
+                        match self.head.poll_source(SOURCE_BATCH)? {
+                            SourceStatus::More => None,
+                            SourceStatus::Wait(time) => {
+                                *not_before = Some(now + time);
+                                Some(Polled::Idle(*not_before))
+                            }
+                            SourceStatus::Finished => return self.finish(),
+                        }
+                    }
+                }
+                Input::Gate { gate, input_of, open } => match gate.take() {
+                    Some((channel, Element::Data(mut payload))) => {
+                        let input = input_of.get(channel).copied().unwrap_or_default();
+                        let count = self.head.deliver(input, &mut payload)?;
+                        Counters::add(&self.counters.records_in, count as u64);
+                        match payload {
+                            Payload::Local(memory) => gate.worked_off(channel, Some(memory)),
+                            Payload::Remote { bytes, .. } => {
+                                Counters::add(&self.counters.bytes_in, bytes.len() as u64);
+                                gate.worked_off(channel, None);
+                            }
+                        }
+                        None
+                    }
+                    Some((_, Element::End)) => {
+                        *open -= 1;
+                        if *open == 0 {
+                            return self.finish();
+                        }
+                        None
+                    }
+                    None => match gate.failure() {
+                        Some(error) => return Err(error.clone().into()),
+                        None => Some(Polled::Idle(None)),
+                    },
+                },
+            };
+            match idle {
+                None => worked = true,
+                Some(_) if worked => break,
+                Some(idle) => return Ok(idle),
+            }
+            self.unflushed = true;
+            if !self.room.is_free() {
+                break;
+            }
+        }
+        Ok(Polled::Worked)
+    }
+
+    fn blocked(&mut self, now: Instant) -> Polled {
+        self.blocked_since.get_or_insert(now);
+        Polled::Blocked
+    }
+
+    fn finish(&mut self) -> Result<Polled, TaskError> {
+        self.head.finish()?;
+        self.draining = true;
+        Ok(Polled::Worked)
+    }
+
+    /// Sends what waits in the exchanges for room; true when nothing waits any more.
+    fn drain(&mut self) -> Result<bool, TaskError> {
+        let mut empty = true;
+        for writer in &self.writers {
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            empty &= writer.drain().map_err(|error| write_error(&self.vertex_name, error))?;
+        }
+        Ok(empty)
+    }
+
+    /// Sends batches that are not full.
+    pub(crate) fn flush(&mut self) -> Result<(), TaskError> {
+        if self.unflushed {
+            let mut empty = true;
+            for writer in &self.writers {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                empty &= writer.flush().map_err(|error| write_error(&self.vertex_name, error))?;
+            }
+            self.unflushed = !empty;
+        }
+        Ok(())
+    }
+
+    /// Drops what waits in the gate and refuses what still comes.
+    pub(crate) fn close(&self) {
+        if let Input::Gate { gate, .. } = &self.input {
+            gate.close();
+        }
+    }
+}
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
