@@ -1,5 +1,6 @@
 //! Jobs as a user submits and follows them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,9 +18,14 @@ pub struct Submission {
 impl Cluster {
     /// `perennial run -d` of one of the sample jobs.
     pub fn submit(&self, job_name: &str, parallelism: u32, args: &[&str]) -> Result<Submission> {
-        let binary = self.binary().display().to_string();
+        self.submit_artifact(self.binary(), job_name, parallelism, args)
+    }
+
+    /// `perennial run -d` of a job of any artifact.
+    pub fn submit_artifact(&self, artifact: &Path, job_name: &str, parallelism: u32, args: &[&str]) -> Result<Submission> {
+        let artifact = artifact.display().to_string();
         let parallelism = parallelism.to_string();
-        let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name, &binary, "--"];
+        let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name, &artifact, "--"];
         line.extend(args);
         let output = self.run_cli(&line)?;
         let job = output.split_once("JobID ").and_then(|(_, rest)| rest.split_whitespace().next());
