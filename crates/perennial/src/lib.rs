@@ -1,1 +1,66 @@
-//! perennial
+//! The library jobs are written with: typed streams, and the roles of the executable they become.
+//!
+//! ```no_run
+//! use perennial::prelude::*;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     JobRegistry::new().job("squares", squares).run()
+//! }
+//!
+//! fn squares(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobError> {
+//!     env.from_sequence(0..args.parse_or("count", 100)?)
+//!         .map(|n| n * n)
+//!         .key_by(|n| n % 10)
+//!         .count()
+//!         .print();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `cargo run -- --count 1000` runs this in its own process; `perennial run target/release/squares -- --count 1000` runs the same file on a
+//! cluster. Files and sockets are in `perennial-connectors`.
+//!
+//! Inside: calls on [`DataStream`]s add to a StreamGraph (`graph`), which is planned as Flink plans it and gets its code
+//! back as chains of operators from `perennial-runtime`. Nothing here opens a connection, and no async runtime is linked.
+
+extern crate self as perennial;
+
+mod args;
+mod environment;
+mod error;
+mod graph;
+mod registry;
+mod roles;
+mod sink;
+mod source;
+pub mod state;
+mod stream;
+
+pub use args::Args;
+pub use environment::StreamExecutionEnvironment;
+pub use error::JobError;
+pub use perennial_derive::{Key, Record};
+pub use perennial_runtime::operators::{Collector, OutputTag, Sink};
+pub use perennial_runtime::{KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
+pub use perennial_types::{DecodeError, Key, Record};
+pub use registry::JobRegistry;
+pub use roles::local::JobResult;
+pub use sink::Collected;
+pub use source::Generated;
+pub use state::{ListState, MapState, ValueState};
+pub use stream::{DataStream, DataStreamSink, KeyedStream, Number};
+
+/// What a job usually needs: `use perennial::prelude::*`.
+pub mod prelude {
+    pub use crate::{
+        Args, Collector, DataStream, DataStreamSink, JobError, JobRegistry, Key, KeyedStream, ListState, MapState,
+        OutputTag, Record, Sink, SourceReader, SourceStatus, StreamExecutionEnvironment, TaskContext, UserError,
+        ValueState,
+    };
+}
+
+/// What derived code names.
+#[doc(hidden)]
+pub mod __private {
+    pub use perennial_types::{DecodeError, Key, Record, add_fixed, combine, fixed_or_zero};
+}

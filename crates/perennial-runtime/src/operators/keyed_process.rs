@@ -1,0 +1,99 @@
+//! Functions over the state of a key, with everything an output can be: many records, side outputs, a last word at the end.
+
+use perennial_state::{Found, KeySelector, KeyedTable, MINI_BATCH};
+use perennial_types::Record;
+
+use super::collector::{Collector, SideOutputs};
+use super::flat_map::FLUSH_RECORDS;
+use crate::{Output, TaskError, UserError};
+
+/// Calls `process` for each record with the state of its key, and `end` for each key when the input has ended.
+///
+/// The state of a key not met before is made by `init` from its first record.
+pub struct KeyedFunction<T, Sel: KeySelector<T>, S, I, F, E, U> {
+    name: String,
+    selector: Sel,
+    init: I,
+    process: F,
+    end: E,
+    state: KeyedTable<Sel::Key, S>,
+    found: Found,
+    results: Vec<U>,
+    sides: SideOutputs,
+    next: Box<dyn Output<U>>,
+}
+
+impl<T, Sel, S, I, F, E, U> KeyedFunction<T, Sel, S, I, F, E, U>
+where
+    Sel: KeySelector<T>,
+    I: FnMut(&T) -> S,
+    F: FnMut(&Sel::Key, T, &mut S, &mut Collector<'_, U>) -> Result<(), UserError>,
+    E: FnMut(&Sel::Key, &S, &mut Collector<'_, U>) -> Result<(), UserError>,
+{
+    /// The operator `name` in front of `next` and of its side outputs.
+    pub fn new(
+        name: &str,
+        selector: Sel,
+        (init, process, end): (I, F, E),
+        sides: SideOutputs,
+        next: Box<dyn Output<U>>,
+    ) -> Self {
+        let (name, state, found) = (name.to_owned(), KeyedTable::new(), Found::default());
+        Self { name, selector, init, process, end, state, found, results: Vec::new(), sides, next }
+    }
+}
+
+impl<T, Sel, S, I, F, E, U> Output<T> for KeyedFunction<T, Sel, S, I, F, E, U>
+where
+    T: Record,
+    Sel: KeySelector<T>,
+    S: Send,
+    U: Send,
+    I: FnMut(&T) -> S + Send,
+    F: FnMut(&Sel::Key, T, &mut S, &mut Collector<'_, U>) -> Result<(), UserError> + Send,
+    E: FnMut(&Sel::Key, &S, &mut Collector<'_, U>) -> Result<(), UserError> + Send,
+{
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
+        let Self { name, selector, init, process, state, found, results, sides, next, .. } = self;
+        let mut records = batch.drain(..);
+        loop {
+            let mini = records.as_slice();
+            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
+            let count = mini.len();
+            if count == 0 {
+                break;
+            }
+            state.locate(mini, selector, &mut *init, found);
+            for (at, record) in (0..count).zip(records.by_ref()) {
+                if let Some((key, value, _)) = state.at(found, at) {
+                    process(key, record, value, &mut Collector::new(results, sides))
+                        .map_err(|error| TaskError::user(name, error))?;
+                }
+                if results.len() >= FLUSH_RECORDS {
+                    next.push(results)?;
+                }
+            }
+        }
+        drop(records);
+        if !results.is_empty() {
+            next.push(results)?;
+        }
+        sides.flush(name)
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        let Self { name, end, state, results, sides, next, .. } = self;
+        for (key, value) in state.iter() {
+            end(key, value, &mut Collector::new(results, sides)).map_err(|error| TaskError::user(name, error))?;
+            if results.len() >= FLUSH_RECORDS {
+                next.push(results)?;
+            }
+        }
+        if !results.is_empty() {
+            next.push(results)?;
+        }
+        sides.flush(name)?;
+        sides.finish()?;
+        next.finish()
+    }
+}

@@ -1,0 +1,22 @@
+//! The operators of the library: what stands between an input and an exchange.
+//!
+//! Each is generic over the user's closure and owns the operator behind it as a boxed [`Output`](crate::Output): the
+//! virtual call is per batch, the loop over the records is monomorphised, and a buffer for the results is reused.
+
+mod collector;
+mod fan_out;
+mod filter;
+mod flat_map;
+mod keyed_process;
+mod map;
+mod process;
+mod sink;
+
+pub use collector::{Collector, OutputTag, SideOutputs};
+pub use fan_out::{Discard, FanOut};
+pub use filter::{Filter, TryFilter};
+pub use flat_map::{FLUSH_RECORDS, FlatMap};
+pub use keyed_process::KeyedFunction;
+pub use map::{Map, TryMap};
+pub use process::Process;
+pub use sink::{Sink, SinkOperator};

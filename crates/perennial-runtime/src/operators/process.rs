@@ -1,0 +1,51 @@
+//! One record in, anything out: any number of records, on the main output and on side outputs.
+
+use std::marker::PhantomData;
+
+use super::collector::{Collector, SideOutputs};
+use super::flat_map::FLUSH_RECORDS;
+use crate::{Output, TaskError, UserError};
+
+/// Applies a function that emits into a [`Collector`]; its first error ends the task.
+pub struct Process<T, U, F> {
+    name: String,
+    function: F,
+    results: Vec<U>,
+    sides: SideOutputs,
+    next: Box<dyn Output<U>>,
+    input: PhantomData<fn(T)>,
+}
+
+impl<T, U, F> Process<T, U, F> {
+    /// The operator `name` in front of `next` and of its side outputs.
+    pub fn new(name: &str, function: F, sides: SideOutputs, next: Box<dyn Output<U>>) -> Self {
+        Self { name: name.to_owned(), function, results: Vec::new(), sides, next, input: PhantomData }
+    }
+}
+
+impl<T, U, E, F> Output<T> for Process<T, U, F>
+where
+    T: Send,
+    U: Send,
+    E: Into<UserError>,
+    F: FnMut(T, &mut Collector<'_, U>) -> Result<(), E> + Send,
+{
+    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
+        for record in batch.drain(..) {
+            (self.function)(record, &mut Collector::new(&mut self.results, &mut self.sides))
+                .map_err(|error| TaskError::user(&self.name, error))?;
+            if self.results.len() >= FLUSH_RECORDS {
+                self.next.push(&mut self.results)?;
+            }
+        }
+        if !self.results.is_empty() {
+            self.next.push(&mut self.results)?;
+        }
+        self.sides.flush(&self.name)
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        self.sides.finish()?;
+        self.next.finish()
+    }
+}

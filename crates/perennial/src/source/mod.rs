@@ -1,0 +1,62 @@
+//! The sources that need nothing but this process, and the way to sources of the user's own.
+
+mod collection;
+mod generator;
+mod sequence;
+
+use std::any::type_name;
+use std::sync::Arc;
+
+use perennial_runtime::{SourceHead, SourceReader, TaskContext, TaskError, UserError};
+use perennial_types::Record;
+
+use crate::graph::code::{NodeCode, Records};
+use crate::graph::{NodeId, NodeKind};
+use crate::stream::Port;
+use crate::{DataStream, StreamExecutionEnvironment};
+
+pub use generator::Generated;
+
+impl StreamExecutionEnvironment {
+    /// Reads from a source of the user's: `open` makes a reader for each subtask, where that subtask runs.
+    ///
+    /// An error of `open` fails the task with its text.
+    pub fn from_source<T, R, E, F>(&self, name: &str, open: F) -> DataStream<T>
+    where
+        T: Record,
+        R: SourceReader<T> + 'static,
+        E: Into<UserError>,
+        F: Fn(&TaskContext) -> Result<R, E> + Send + Sync + 'static,
+    {
+        let node = self.add_source(name, open);
+        DataStream::new(self.clone(), vec![Port::main(node)])
+    }
+
+    /// As [`from_source`](Self::from_source), for what has to be read by one subtask, such as one connection.
+    pub fn from_single_source<T, R, E, F>(&self, name: &str, open: F) -> DataStream<T>
+    where
+        T: Record,
+        R: SourceReader<T> + 'static,
+        E: Into<UserError>,
+        F: Fn(&TaskContext) -> Result<R, E> + Send + Sync + 'static,
+    {
+        let node = self.add_source(name, open);
+        self.update(node, |node| (node.parallel, node.parallelism) = (false, 1));
+        DataStream::new(self.clone(), vec![Port::main(node)])
+    }
+
+    fn add_source<T, R, E, F>(&self, name: &str, open: F) -> NodeId
+    where
+        T: Record,
+        R: SourceReader<T> + 'static,
+        E: Into<UserError>,
+        F: Fn(&TaskContext) -> Result<R, E> + Send + Sync + 'static,
+    {
+        let build = NodeCode::Source(Arc::new(move |context, outputs| {
+            let reader = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
+            Ok(Box::new(SourceHead::new(context.name, reader, outputs.main::<T>()?)))
+        }));
+        let output = Some((type_name::<T>(), Records::<T>::code()));
+        self.add_node(NodeKind::Source, name, build, type_name::<()>(), output)
+    }
+}

@@ -1,0 +1,13 @@
+//! Streams: what the user chains calls on.
+
+mod data_stream;
+mod keyed_stream;
+mod partition;
+mod settings;
+mod sink;
+
+pub use data_stream::DataStream;
+pub use keyed_stream::{KeyedStream, Number};
+pub use sink::DataStreamSink;
+
+pub(crate) use partition::{Partition, Port};
