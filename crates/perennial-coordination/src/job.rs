@@ -115,14 +115,6 @@ impl Outcome {
     }
 }
 
-/// The job's part of one TaskManager.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Share {
-    stage: Stage,
-    /// Name or address of the TaskManager's host, once it is known.
-    host: String,
-}
-
 /// How far a TaskManager has come with the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
@@ -147,7 +139,8 @@ pub struct Job {
     slots: Vec<SharedSlot>,
     executions: ExecutionGraph,
     phase: Phase,
-    shares: BTreeMap<TaskManagerId, Share>,
+    /// The TaskManagers of its placement.
+    stages: BTreeMap<TaskManagerId, Stage>,
     patience: Patience,
     /// What it waits for, for people; empty when it waits for nothing.
     waiting_for: String,
@@ -169,7 +162,7 @@ impl Job {
             executions,
             graph,
             phase: Phase::Fresh,
-            shares: BTreeMap::new(),
+            stages: BTreeMap::new(),
             patience,
             waiting_for: String::new(),
             index,
@@ -183,8 +176,7 @@ impl Job {
     pub fn recover(graph: JobGraph, patience: Patience, record: Record) -> Self {
         let mut this = Self::new(graph, patience, record.index);
         for recovered in &record.executions {
-            let share = Share { stage: Stage::Unknown, host: String::new() };
-            this.shares.insert(recovered.assignment.taskmanager.clone(), share);
+            this.stages.insert(recovered.assignment.taskmanager.clone(), Stage::Unknown);
         }
         let placed = !record.executions.is_empty();
         this.has_run = record.executions.iter().any(|execution| execution.finished)
@@ -231,9 +223,7 @@ impl Job {
                 let cause = format!("TaskManager {taskmanager} was lost: {reason}");
                 self.lose(&taskmanager, &cause, now_ms, out);
             }
-            Event::TaskManagerHere { taskmanager, host, executor } => {
-                self.compare(&taskmanager, host, executor, now_ms, out);
-            }
+            Event::TaskManagerHere { taskmanager, executor } => self.compare(&taskmanager, executor, now_ms, out),
             Event::CancelRequested { index } => self.cancel(index, now_ms, out),
             Event::TimerFired(Timer::Slots) => self.on_slots_timeout(now_ms, out),
             Event::TimerFired(Timer::Reconciliation) => self.on_reconciliation_over(now_ms, out),
@@ -278,11 +268,6 @@ impl Job {
     /// Its tasks.
     pub fn executions(&self) -> &ExecutionGraph {
         &self.executions
-    }
-
-    /// Host of a TaskManager the job runs on; empty while it is not known.
-    pub fn host(&self, taskmanager: &TaskManagerId) -> &str {
-        self.shares.get(taskmanager).map_or("", |share| &share.host)
     }
 
     fn start(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
@@ -441,8 +426,7 @@ impl Job {
             "a job that is over starts nothing"
         );
         debug_assert!(
-            !matches!(self.phase, Phase::Ended { .. })
-                || self.shares.values().all(|share| matches!(share.stage, Stage::Gone)),
+            !matches!(self.phase, Phase::Ended { .. }) || self.stages.values().all(|stage| *stage == Stage::Gone),
             "an ended job has no executor left"
         );
     }

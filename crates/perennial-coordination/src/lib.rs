@@ -10,3 +10,6 @@
 pub mod execution_graph;
 pub mod job;
 pub mod slot;
+mod validate;
+
+pub use validate::{GraphError, TASKS_MAX, validate};

@@ -2,7 +2,7 @@
 
 use perennial_types::{ExecutionState, TaskManagerId};
 
-use super::{Command, CommandKind, Effect, Intent, Job, Phase, Share, Stage, Timer};
+use super::{Command, CommandKind, Effect, Intent, Job, Phase, Stage, Timer};
 use crate::execution_graph::{Assignment, Placement};
 
 impl Job {
@@ -45,8 +45,7 @@ impl Job {
                 self.executions.assign(attempt, at.clone());
                 placements.push(Placement { attempt, assignment: at.clone() });
             }
-            let share = Share { stage: Stage::Unknown, host: String::new() };
-            self.shares.entry(at.taskmanager).or_insert(share);
+            self.stages.entry(at.taskmanager).or_insert(Stage::Unknown);
         }
         self.phase = Phase::Placing;
         out.push(Effect::Record(Intent::Placement(placements)));
@@ -55,7 +54,7 @@ impl Job {
     /// The placement is committed: executors are asked for everywhere.
     pub(super) fn start_executors(&mut self, out: &mut Vec<Effect>) {
         self.phase = Phase::Deploying;
-        let names: Vec<TaskManagerId> = self.shares.keys().cloned().collect();
+        let names: Vec<TaskManagerId> = self.stages.keys().cloned().collect();
         for taskmanager in names {
             self.start_executor(&taskmanager, out);
         }
@@ -73,7 +72,7 @@ impl Job {
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        let starting = self.shares.get(taskmanager).is_some_and(|share| share.stage == Stage::Starting);
+        let starting = self.stages.get(taskmanager) == Some(&Stage::Starting);
         if self.phase == Phase::Deploying && starting {
             self.set_stage(taskmanager, Stage::Ready { data_address });
             self.deploy_when_ready(now_ms, out);
@@ -82,15 +81,15 @@ impl Job {
 
     /// Deploys where it was not done yet, once the address of every executor is known.
     pub(super) fn deploy_when_ready(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        let mut executors = Vec::with_capacity(self.shares.len());
+        let mut executors = Vec::with_capacity(self.stages.len());
         let mut undeployed = Vec::new();
-        for (taskmanager, share) in &self.shares {
-            match &share.stage {
+        for (taskmanager, stage) in &self.stages {
+            match stage {
                 Stage::Ready { data_address } => undeployed.push((taskmanager.clone(), data_address.clone())),
                 Stage::Deployed { .. } => {}
                 _ => return,
             }
-            if let Stage::Ready { data_address } | Stage::Deployed { data_address } = &share.stage {
+            if let Stage::Ready { data_address } | Stage::Deployed { data_address } = stage {
                 executors.push((taskmanager.clone(), data_address.clone()));
             }
         }
@@ -143,7 +142,7 @@ impl Job {
     ) {
         match command {
             CommandKind::StartExecutor => {
-                if self.shares.get(taskmanager).is_some_and(|share| share.stage == Stage::Starting) {
+                if self.stages.get(taskmanager) == Some(&Stage::Starting) {
                     let cause = format!("TaskManager {taskmanager} could not start the job's executor: {reason}");
                     self.lose_executions(taskmanager, &cause, now_ms, out);
                 }
@@ -163,8 +162,8 @@ impl Job {
     }
 
     pub(super) fn set_stage(&mut self, taskmanager: &TaskManagerId, stage: Stage) {
-        if let Some(share) = self.shares.get_mut(taskmanager) {
-            share.stage = stage;
+        if let Some(known) = self.stages.get_mut(taskmanager) {
+            *known = stage;
         }
     }
 }

@@ -61,13 +61,13 @@ impl Job {
 
     /// Whether this leader has heard of the TaskManager.
     fn has_come(&self, taskmanager: &TaskManagerId) -> bool {
-        self.shares.get(taskmanager).is_some_and(|share| share.stage != Stage::Unknown)
+        self.stages.get(taskmanager).is_some_and(|stage| *stage != Stage::Unknown)
     }
 
     /// The executor or the whole TaskManager is gone, and what ran there with it.
     pub(super) fn lose(&mut self, taskmanager: &TaskManagerId, cause: &str, now_ms: u64, out: &mut Vec<Effect>) {
-        let Some(share) = self.shares.get(taskmanager) else { return };
-        match (&self.phase, &share.stage) {
+        let Some(stage) = self.stages.get(taskmanager) else { return };
+        match (&self.phase, stage) {
             (_, Stage::Gone) | (Phase::Ended { .. }, _) => {}
             (Phase::Stopping { .. }, _) => self.on_executor_stopped(taskmanager, now_ms, out),
             _ => {
@@ -139,9 +139,7 @@ impl Job {
     /// The end is committed: executors go, and with each the slots on its TaskManager.
     pub(super) fn stop_executors(&mut self, outcome: Outcome, out: &mut Vec<Effect>) {
         self.phase = Phase::Stopping { outcome };
-        let shares: Vec<(TaskManagerId, Stage)> =
-            self.shares.iter().map(|(name, share)| (name.clone(), share.stage.clone())).collect();
-        for (taskmanager, stage) in shares {
+        for (taskmanager, stage) in self.stages.clone() {
             match stage {
                 // Never told anything, or not there: what it may still run is stopped when it comes to the leader.
                 Stage::Unknown | Stage::Gone => self.set_stage(&taskmanager, Stage::Gone),
@@ -159,7 +157,7 @@ impl Job {
 
     /// The executor is no more, or nobody can tell: the slots are given back and its tasks are over.
     pub(super) fn on_executor_stopped(&mut self, taskmanager: &TaskManagerId, now_ms: u64, out: &mut Vec<Effect>) {
-        if self.shares.get(taskmanager).is_none_or(|share| share.stage != Stage::Stopping) {
+        if self.stages.get(taskmanager) != Some(&Stage::Stopping) {
             return;
         }
         self.set_stage(taskmanager, Stage::Gone);
@@ -187,7 +185,7 @@ impl Job {
 
     fn close_when_stopped(&mut self, out: &mut Vec<Effect>) {
         let Phase::Stopping { outcome } = &self.phase else { return };
-        if self.shares.values().all(|share| share.stage == Stage::Gone) {
+        if self.stages.values().all(|stage| *stage == Stage::Gone) {
             self.phase = Phase::Ended { outcome: outcome.clone() };
             out.push(Effect::ReleaseSlots);
             out.push(Effect::Close);

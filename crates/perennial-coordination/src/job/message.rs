@@ -77,8 +77,6 @@ pub enum Event {
     TaskManagerHere {
         /// Which.
         taskmanager: TaskManagerId,
-        /// Where its executors are reached.
-        host: String,
         /// The job's executor on it, if there is one.
         executor: Option<ExecutorState>,
     },

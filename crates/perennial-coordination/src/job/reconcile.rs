@@ -9,20 +9,17 @@ impl Job {
     pub(super) fn compare(
         &mut self,
         taskmanager: &TaskManagerId,
-        host: String,
         executor: Option<ExecutorState>,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(share) = self.shares.get_mut(taskmanager) else {
+        let Some(stage) = self.stages.get(taskmanager).cloned() else {
             // It is not part of the job: a leftover of an earlier placement.
             if executor.is_some() && !matches!(self.phase, Phase::Ended { .. }) {
                 self.send(taskmanager, Command::StopExecutor, out);
             }
             return;
         };
-        share.host = host;
-        let stage = share.stage.clone();
         match &self.phase {
             Phase::Fresh | Phase::Waiting | Phase::Placing | Phase::Ended { .. } => {
                 if executor.is_some() {
@@ -130,7 +127,7 @@ impl Job {
     ) {
         match executor {
             // It may still be starting: it is stopped once the end is committed.
-            None if *stage == Stage::Starting => {}
+            None if *stage == Stage::Starting => self.end_executions(taskmanager, now_ms),
             None => {
                 self.set_stage(taskmanager, Stage::Gone);
                 self.end_executions(taskmanager, now_ms);
@@ -192,9 +189,9 @@ impl Job {
             return;
         }
         let absent: Vec<String> = self
-            .shares
+            .stages
             .iter()
-            .filter(|(_, share)| share.stage == Stage::Unknown)
+            .filter(|(_, stage)| **stage == Stage::Unknown)
             .map(|(name, _)| name.to_string())
             .collect();
         if absent.is_empty() && !self.has_run {
@@ -207,9 +204,9 @@ impl Job {
             self.fail_missing(format!("tasks were lost: {}", whom.join(", ")), &missing, now_ms, out);
         } else if over {
             let untouched = self
-                .shares
+                .stages
                 .values()
-                .all(|share| matches!(share.stage, Stage::Unknown | Stage::Starting | Stage::Ready { .. }));
+                .all(|stage| matches!(stage, Stage::Unknown | Stage::Starting | Stage::Ready { .. }));
             if untouched && !self.has_run {
                 self.start_again(out);
             } else {
@@ -228,9 +225,9 @@ impl Job {
             Phase::Reconciling => self.decide_reconciliation(true, now_ms, out),
             Phase::Ending { .. } => {
                 let absent: Vec<TaskManagerId> = self
-                    .shares
+                    .stages
                     .iter()
-                    .filter(|(_, share)| share.stage == Stage::Unknown)
+                    .filter(|(_, stage)| **stage == Stage::Unknown)
                     .map(|(name, _)| name.clone())
                     .collect();
                 for taskmanager in absent {
@@ -263,12 +260,8 @@ impl Job {
         }
         self.phase = Phase::Deploying;
         self.waiting_for.clear();
-        let starting: Vec<TaskManagerId> = self
-            .shares
-            .iter()
-            .filter(|(_, share)| share.stage == Stage::Starting)
-            .map(|(name, _)| name.clone())
-            .collect();
+        let starting: Vec<TaskManagerId> =
+            self.stages.iter().filter(|(_, stage)| **stage == Stage::Starting).map(|(name, _)| name.clone()).collect();
         for taskmanager in starting {
             self.start_executor(&taskmanager, out);
         }
@@ -276,12 +269,12 @@ impl Job {
     }
 
     fn start_again(&mut self, out: &mut Vec<Effect>) {
-        for (taskmanager, share) in &self.shares {
-            if matches!(share.stage, Stage::Ready { .. }) {
+        for (taskmanager, stage) in &self.stages {
+            if matches!(stage, Stage::Ready { .. }) {
                 self.send(taskmanager, Command::StopExecutor, out);
             }
         }
-        self.shares.clear();
+        self.stages.clear();
         self.executions.renew();
         self.waiting_for.clear();
         out.push(Effect::ReleaseSlots);

@@ -140,7 +140,7 @@ impl Fixture {
             data_address: format!("{name}:1"),
             executions: executions.iter().map(|(subtask, state)| update(self.current(*subtask), *state)).collect(),
         });
-        self.apply(Event::TaskManagerHere { taskmanager: tm(name), host: name.to_owned(), executor })
+        self.apply(Event::TaskManagerHere { taskmanager: tm(name), executor })
     }
 }
 
@@ -432,7 +432,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => name().prop_map(|taskmanager| Event::ExecutorLost { taskmanager, cause: "signal".to_owned() }),
         1 => name().prop_map(|taskmanager| Event::TaskManagerLost { taskmanager, reason: "silent".to_owned() }),
         2 => (name(), executor).prop_map(|(taskmanager, executor)| {
-            Event::TaskManagerHere { taskmanager, host: "h".to_owned(), executor }
+            Event::TaskManagerHere { taskmanager, executor }
         }),
         1 => (20u64..40).prop_map(|index| Event::CancelRequested { index }),
         1 => Just(Event::TimerFired(Timer::Slots)),
@@ -443,7 +443,7 @@ fn event() -> impl Strategy<Value = Event> {
 /// Applies events and checks what must hold after each.
 fn check_laws(mut job: Job, events: Vec<Event>) -> Result<(), TestCaseError> {
     let (mut ends, mut closed) = (0, 0);
-    let mut placement_committed = !job.shares.is_empty();
+    let mut placement_committed = !job.stages.is_empty();
     let mut status = job.status();
     for event in std::iter::once(Event::Start).chain(events) {
         if matches!(event, Event::Recorded { kind: IntentKind::Placement, .. }) {
@@ -541,7 +541,7 @@ proptest! {
         effects.extend(job.apply(1, Event::CancelRequested { index: 90 }));
         serve(&mut job, effects);
         for name in ["a", "b"] {
-            let nothing = Event::TaskManagerHere { taskmanager: tm(name), host: "h".to_owned(), executor: None };
+            let nothing = Event::TaskManagerHere { taskmanager: tm(name), executor: None };
             let effects = job.apply(1, nothing);
             serve(&mut job, effects);
         }
@@ -554,6 +554,6 @@ proptest! {
             let effects = job.apply(1, stopped);
             serve(&mut job, effects);
         }
-        prop_assert!(matches!(job.phase, Phase::Ended { .. }), "{:?} {:?}", job.phase, job.shares);
+        prop_assert!(matches!(job.phase, Phase::Ended { .. }), "{:?} {:?}", job.phase, job.stages);
     }
 }
