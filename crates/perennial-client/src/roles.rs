@@ -1,11 +1,11 @@
 //! Runs an artifact in its roles `describe` and `plan`, as child processes with a time limit.
 
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use perennial_types::{ArtifactManifest, JobGraph, PlanRequest};
-use tokio::io::AsyncWriteExt;
+use perennial_types::{ArtifactManifest, JobGraph, PlanRequest, RequestId};
 use tokio::process::Command;
 
 /// Lines of a failed child's error output that are shown.
@@ -62,48 +62,75 @@ pub enum RoleError {
 
 /// Asks an artifact what it is.
 pub(crate) async fn describe(program: &Path, limit: Duration) -> Result<ArtifactManifest, RoleError> {
-    ask("describe", program, b"", limit).await
+    const ROLE: &str = "describe";
+    let output = run(ROLE, Command::new(program).arg(ROLE), limit).await?;
+    read(ROLE, &output.stdout)
 }
 
 /// Asks an artifact for the graph of a job.
 pub(crate) async fn plan(program: &Path, request: &PlanRequest, limit: Duration) -> Result<JobGraph, RoleError> {
-    let request =
-        serde_json::to_vec(request).map_err(|error| RoleError::Answer { role: "plan", problem: error.to_string() })?;
-    ask("plan", program, &request, limit).await
+    const ROLE: &str = "plan";
+    let start = |source| RoleError::Start { role: ROLE, source };
+    let exchange = Exchange::new().map_err(start)?;
+    let request = serde_json::to_vec(request).map_err(|error| start(error.into()))?;
+    tokio::fs::write(exchange.request(), request).await.map_err(start)?;
+    let mut command = Command::new(program);
+    command.arg(ROLE).arg("--request").arg(exchange.request()).arg("--output").arg(exchange.answer());
+    run(ROLE, &mut command, limit).await?;
+    let answer = tokio::fs::read(exchange.answer())
+        .await
+        .map_err(|error| RoleError::Answer { role: ROLE, problem: format!("it ended well and wrote none: {error}") })?;
+    read(ROLE, &answer)
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(
-    role: &'static str,
-    program: &Path,
-    input: &[u8],
-    limit: Duration,
-) -> Result<T, RoleError> {
-    let output = match tokio::time::timeout(limit, run(role, program, input)).await {
+/// A directory for the files of one `plan`, removed with the value.
+struct Exchange {
+    dir: PathBuf,
+}
+
+impl Exchange {
+    fn new() -> std::io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("perennial-plan-{}", RequestId::random()));
+        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Self { dir })
+    }
+
+    fn request(&self) -> PathBuf {
+        self.dir.join("request.json")
+    }
+
+    fn answer(&self) -> PathBuf {
+        self.dir.join("graph.json")
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Runs the artifact to its end, or kills it when the limit is over or the future is dropped.
+async fn run(role: &'static str, command: &mut Command, limit: Duration) -> Result<Output, RoleError> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| RoleError::Start { role, source })?;
+    let output = match tokio::time::timeout(limit, child.wait_with_output()).await {
         Ok(output) => output.map_err(|source| RoleError::Start { role, source })?,
         Err(_) => return Err(RoleError::TimedOut { role, limit_ms: limit.as_millis() }),
     };
     if !output.status.success() {
         return Err(RoleError::Failed { role, status: output.status, stderr: last_lines(&output.stderr) });
     }
-    // The answer is the last line: a builder may print before it.
-    let line = output.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    serde_json::from_slice(line).map_err(|error| RoleError::Answer { role, problem: error.to_string() })
+    Ok(output)
 }
 
-/// Runs the artifact with this input. Dropping the future kills it.
-async fn run(role: &str, program: &Path, input: &[u8]) -> std::io::Result<Output> {
-    let mut child = Command::new(program)
-        .arg(role)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A child that ends without reading its input has its own reason, which its status and error output tell.
-        _ = stdin.write_all(input).await;
-    }
-    child.wait_with_output().await
+fn read<T: serde::de::DeserializeOwned>(role: &'static str, json: &[u8]) -> Result<T, RoleError> {
+    serde_json::from_slice(json).map_err(|error| RoleError::Answer { role, problem: error.to_string() })
 }
 
 fn last_lines(stderr: &[u8]) -> String {
@@ -121,11 +148,17 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn the_last_line_is_the_answer() {
-        let line =
+    async fn the_manifest_is_on_standard_output_and_the_graph_in_a_file() {
+        let manifest =
             r#"{"protocol":{"min":1,"max":1},"library_version":"0.1.0","target":"x86_64-linux","jobs":["a","b"]}"#;
-        let (_dir, program) = script(&format!("echo chatter; [ $1 = describe ] && echo '{line}'"));
+        let graph = r#"{"name":"'$(grep -c '"job":"b"' $3)'","vertices":[],"edges":[],"structural_hash":5}"#;
+        let (_dir, program) = script(&format!(
+            "if [ $1 = describe ]; then echo '{manifest}'; else echo chatter; echo '{graph}' > $5; fi"
+        ));
         assert_eq!(describe(&program, LIMIT).await.unwrap().jobs, ["a", "b"]);
+        let request = PlanRequest { job: Some("b".to_owned()), ..PlanRequest::default() };
+        let graph = plan(&program, &request, LIMIT).await.unwrap();
+        assert_eq!((graph.name.as_str(), graph.structural_hash), ("1", 5));
     }
 
     #[tokio::test]
@@ -154,9 +187,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_no_json_is_refused() {
+    async fn an_answer_that_is_missing_or_no_json_is_refused() {
         let (_dir, program) = script("echo nonsense");
         let error = describe(&program, LIMIT).await.unwrap_err().to_string();
         assert!(error.starts_with("the artifact's answer in its role `describe` cannot be read: "), "{error}");
+        let error = plan(&program, &PlanRequest::default(), LIMIT).await.unwrap_err().to_string();
+        assert!(error.contains("it ended well and wrote none"), "{error}");
     }
 }
