@@ -4,7 +4,7 @@ use perennial_exchange::KeyHash;
 use perennial_state::{Found, KeySelector, KeyedTable, MINI_BATCH};
 use perennial_types::{Key, Record};
 
-use crate::{Output, TaskError, UserError};
+use crate::{Output, TaskError};
 
 /// The key hashes of a selector, for [`Route::Hash`](crate::Route::Hash).
 pub struct HashBy<S>(
@@ -71,74 +71,12 @@ where
                 break;
             }
             state.locate(mini, selector, &mut *init, found);
-            for (i, record) in (0..count).zip(records.by_ref()) {
-                if let Some((key, value, fresh)) = state.at(found, i) {
-                    if !fresh {
-                        fold(value, record);
-                    }
-                    out.push(emit(key, value));
+            state.update(found, count, &mut records, out, |key, value, fresh, record| {
+                if !fresh {
+                    fold(value, record);
                 }
-            }
-        }
-        drop(records);
-        next.push(out)
-    }
-
-    fn finish(&mut self) -> Result<(), TaskError> {
-        self.next.finish()
-    }
-}
-
-/// The user's function over records and the state of their key, any number of outputs per record.
-///
-/// The state of a key not seen before is `S::default()`.
-pub struct KeyedProcess<T, Sel: KeySelector<T>, S, F, O> {
-    name: String,
-    selector: Sel,
-    process: F,
-    state: KeyedTable<Sel::Key, S>,
-    found: Found,
-    out: Vec<O>,
-    next: Box<dyn Output<O>>,
-}
-
-impl<T, Sel, S, F, O> KeyedProcess<T, Sel, S, F, O>
-where
-    Sel: KeySelector<T>,
-    S: Record + Default,
-    F: FnMut(&Sel::Key, T, &mut S, &mut Vec<O>) -> Result<(), UserError> + Send,
-{
-    /// An operator that feeds `next`; `name` is the operator's, for errors.
-    pub fn new(name: impl Into<String>, selector: Sel, process: F, next: Box<dyn Output<O>>) -> Self {
-        let (state, found, out) = (KeyedTable::new(), Found::default(), Vec::new());
-        Self { name: name.into(), selector, process, state, found, out, next }
-    }
-}
-
-impl<T, Sel, S, F, O> Output<T> for KeyedProcess<T, Sel, S, F, O>
-where
-    T: Record,
-    Sel: KeySelector<T>,
-    S: Record + Default,
-    F: FnMut(&Sel::Key, T, &mut S, &mut Vec<O>) -> Result<(), UserError> + Send,
-    O: Send + 'static,
-{
-    fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        let Self { name, selector, process, state, found, out, next } = self;
-        let mut records = batch.drain(..);
-        loop {
-            let mini = records.as_slice();
-            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
-            let count = mini.len();
-            if count == 0 {
-                break;
-            }
-            state.locate(mini, selector, |_| S::default(), found);
-            for (i, record) in (0..count).zip(records.by_ref()) {
-                if let Some((key, value, _)) = state.at(found, i) {
-                    process(key, record, value, out).map_err(|source| TaskError::user(name, source))?;
-                }
-            }
+                emit(key, value)
+            });
         }
         drop(records);
         next.push(out)

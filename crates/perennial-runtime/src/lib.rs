@@ -22,7 +22,7 @@ mod wiring;
 
 pub use builder::TaskBuilder;
 pub use head::{InputHead, SourceHead};
-pub use keyed::{HashBy, KeyedFold, KeyedProcess};
+pub use keyed::{HashBy, KeyedFold};
 pub use operator::{Output, SourceReader, SourceStatus, TaskError, UserError};
 pub use perennial_exchange::{Counters, KeyHash, Payload, Route};
 pub use perennial_state::{ByOwned, ByRef, KeySelector};

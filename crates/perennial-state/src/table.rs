@@ -1,13 +1,14 @@
 //! A table from key to value that is asked for whole batches of records.
 //!
-//! **The problem.** With more keys than the caches hold, a hash map spends its time waiting for memory, one record after the other:
-//! 25 ns each at a million keys. Batches allow better: the memory of many records can be on its way at the same time.
+//! **The problem.** With more keys than the caches hold, a hash map spends its time waiting for memory, one record after the other.
+//! Batches allow better: the memory of many records can be on its way at the same time.
 //!
-//! **The shape.** Entries lie dense in a `Vec`, and an open-addressing index of `u32` points into it. A mini-batch goes through
-//! stages, each a short loop over its records without dependencies between them, so that the processor runs ahead and
-//! has many cache lines in flight: hash all keys, read all index slots, compare all entries, and only then update in order.
-//! The few records that do not find their key in its first slot are noted without a branch and looked for again afterwards;
-//! so nothing is mispredicted per record, which matters as much when everything is in the cache. All of it is safe code.
+//! **The shape.** Entries lie in open-addressing slots, so that a key costs one cache line. A mini-batch goes
+//! through two short loops: the first looks at the slots where the keys should be, the second updates in order. In the first,
+//! records do not depend on each other and nothing branches on what is found: the processor runs ahead and has many cache lines on
+//! their way. The few records whose key is not where it should be are noted, again without a branch, and looked for
+//! in between. All of it is safe code. An index beside dense entries was measured too: twice the waiting at a
+//! million keys, for the index is as far away as the entries are.
 //!
 //! **Shards, not key groups.** A table is divided by the upper bits of the in-memory hash into shards of bounded size, which
 //! split one at a time as extendible hashing does: growing never stops a task for longer than it takes to
@@ -15,7 +16,9 @@
 //! writer asks each key for its group. One table per key group, the obvious way, costs a second hash per record (the
 //! group's bits must not choose the slot too) and makes its units too large or too many, as max-parallelism happens to be.
 
+use std::borrow::Borrow;
 use std::hash::BuildHasher;
+use std::vec::Drain;
 
 use foldhash::fast::RandomState;
 use perennial_types::Key;
@@ -25,40 +28,36 @@ use crate::KeySelector;
 /// Most records [`KeyedTable::locate`] takes at once: enough memory accesses in flight, little enough for the innermost cache.
 pub const MINI_BATCH: usize = 128;
 
-/// Entries at which a shard splits. Bounds the longest stop of a task for growing to about a millisecond.
-const SHARD_ENTRIES_MAX: usize = 1 << 15;
+/// Slots of a new table. More than twice [`MINI_BATCH`], so that a mini-batch of new keys fits above the load limit.
+const SLOTS_MIN: usize = 4 * MINI_BATCH;
+
+/// Slots at which a shard splits instead of growing. Bounds the longest stop of a task for growing to a millisecond or two.
+const SLOTS_MAX: usize = 1 << 16;
 
 /// Number of splits after which a shard only grows: reached by none but a broken hash.
 const DEPTH_MAX: u32 = 24;
 
-/// Smallest index.
-const INDEX_MIN: usize = 64;
-
-/// Slots up to which an index keeps three quarters of them empty instead of half: it costs little memory and nearly every key
-/// is then in its first slot.
-const SPARSE_SLOTS_MAX: usize = 1 << 14;
-
+/// Set in the place of a record that made its entry.
 const FRESH: u32 = 1 << 31;
 
 /// Where the entries of one mini-batch are.
 pub struct Found {
-    hashes: [u64; MINI_BATCH],
     shards: [u32; MINI_BATCH],
-    /// Number of the entry, with [`FRESH`] when the record at hand made it.
-    entries: [u32; MINI_BATCH],
+    /// Number of the slot, with [`FRESH`] when the record at hand made the entry.
+    slots: [u32; MINI_BATCH],
     misses: [u8; MINI_BATCH],
 }
 
 impl Default for Found {
     fn default() -> Self {
-        Self { hashes: [0; MINI_BATCH], shards: [0; MINI_BATCH], entries: [0; MINI_BATCH], misses: [0; MINI_BATCH] }
+        Self { shards: [0; MINI_BATCH], slots: [0; MINI_BATCH], misses: [0; MINI_BATCH] }
     }
 }
 
 struct Shard<K, V> {
-    /// Number of an entry plus one, or 0. Its length is a power of two.
-    index: Vec<u32>,
-    entries: Vec<(K, V)>,
+    /// Its length is a power of two.
+    slots: Vec<Option<(K, V)>>,
+    len: usize,
     /// How many upper bits of the hash all its entries have in common.
     depth: u32,
 }
@@ -70,8 +69,9 @@ pub struct KeyedTable<K, V> {
     /// Shard of each value of the upper `depth` bits of a hash.
     directory: Vec<u32>,
     depth: u32,
-    /// A shard that has grown past its size and splits before the next mini-batch.
-    overfull: Option<usize>,
+    /// Shards above their load limit. They grow or split before the next mini-batch, never during one, for entries stay where
+    /// they were found.
+    overfull: Vec<usize>,
 }
 
 impl<K: Key, V> Default for KeyedTable<K, V> {
@@ -85,26 +85,26 @@ impl<K: Key, V> KeyedTable<K, V> {
     pub fn new() -> Self {
         Self {
             hasher: RandomState::default(),
-            shards: vec![Shard::new(INDEX_MIN, 0)],
+            shards: vec![Shard::new(SLOTS_MIN, 0)],
             directory: vec![0],
             depth: 0,
-            overfull: None,
+            overfull: Vec::new(),
         }
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.entries.len()).sum()
+        self.shards.iter().map(|shard| shard.len).sum()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| shard.entries.is_empty())
+        self.shards.iter().all(|shard| shard.len == 0)
     }
 
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.shards.iter().flat_map(|shard| shard.entries.iter().map(|(key, value)| (key, value)))
+        self.shards.iter().flat_map(|shard| shard.slots.iter().flatten().map(|(key, value)| (key, value)))
     }
 
     #[inline(always)]
@@ -118,20 +118,20 @@ impl<K: Key, V> KeyedTable<K, V> {
     pub fn get(&self, key: &K) -> Option<&V> {
         let hash = self.hasher.hash_one(key);
         let shard = self.shards.get(self.shard_of(hash))?;
-        let entry = shard.find(hash, key).ok()?;
-        shard.entries.get(entry).map(|(_, value)| value)
+        let slot = shard.find(hash, key).ok()?;
+        shard.slots.get(slot)?.as_ref().map(|(_, value)| value)
     }
 
     /// Sets the value of a key and returns the one it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        self.split_overfull();
+        self.make_room();
         let hash = self.hasher.hash_one(&key);
         let at = self.shard_of(hash);
         let shard = self.shards.get_mut(at)?;
         match shard.find(hash, &key) {
-            Ok(entry) => shard.entries.get_mut(entry).map(|(_, old)| std::mem::replace(old, value)),
-            Err(_) => {
-                shard.add(hash, key, value, &self.hasher);
+            Ok(slot) => shard.slots.get_mut(slot)?.replace((key, value)).map(|(_, old)| old),
+            Err(slot) => {
+                shard.put(slot, key, value);
                 self.note_growth(at);
                 None
             }
@@ -143,22 +143,26 @@ impl<K: Key, V> KeyedTable<K, V> {
         let hash = self.hasher.hash_one(key);
         let at = self.shard_of(hash);
         let shard = self.shards.get_mut(at)?;
-        let entry = shard.find(hash, key).ok()?;
-        Some(shard.take(entry, hash, &self.hasher))
+        let slot = shard.find(hash, key).ok()?;
+        shard.take(slot, &self.hasher)
     }
 
     fn note_growth(&mut self, at: usize) {
-        if let Some(shard) = self.shards.get(at)
-            && shard.entries.len() > SHARD_ENTRIES_MAX
-            && shard.depth < DEPTH_MAX
-        {
-            self.overfull = Some(at);
+        if self.shards.get(at).is_some_and(Shard::is_overfull) && !self.overfull.contains(&at) {
+            self.overfull.push(at);
+        }
+    }
+
+    fn make_room(&mut self) {
+        while let Some(at) = self.overfull.pop() {
+            self.grow(at);
         }
     }
 
     /// Finds the entries of up to [`MINI_BATCH`] records and makes those that are missing with `init`.
     ///
-    /// `found` is valid until the next call of a method that takes the table mutably, except [`KeyedTable::at`].
+    /// `found` is valid until the next call of a method that takes the table mutably, except [`KeyedTable::update`] and
+    /// [`KeyedTable::at`].
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "measured loops; arrays are MINI_BATCH long, slots are masked")]
     pub fn locate<T, S: KeySelector<T, Key = K>>(
@@ -168,94 +172,119 @@ impl<K: Key, V> KeyedTable<K, V> {
         mut init: impl FnMut(&T) -> V,
         found: &mut Found,
     ) {
-        use std::borrow::Borrow;
-        self.split_overfull();
-        let records = &records[..records.len().min(MINI_BATCH)];
-        for (hash, record) in found.hashes.iter_mut().zip(records) {
-            *hash = self.hasher.hash_one(selector.key(record).borrow());
+        if !self.overfull.is_empty() {
+            self.make_room();
         }
+        let records = &records[..records.len().min(MINI_BATCH)];
         let mut misses = 0;
         if let [shard] = self.shards.as_slice() {
-            found.shards[..records.len()].fill(0);
-            let (index, entries) = (shard.index.as_slice(), shard.entries.as_slice());
-            for (entry, hash) in found.entries.iter_mut().zip(&found.hashes[..records.len()]) {
-                *entry = index[*hash as usize & (index.len() - 1)].wrapping_sub(1);
-            }
+            let slots = shard.slots.as_slice();
             for (i, record) in records.iter().enumerate() {
-                let hit =
-                    entries.get(found.entries[i] as usize).is_some_and(|(key, _)| key == selector.key(record).borrow());
-                found.misses[misses] = i as u8;
+                let key = selector.key(record);
+                let slot = self.hasher.hash_one(key.borrow()) as usize & (slots.len() - 1);
+                let hit = slots[slot].as_ref().is_some_and(|(other, _)| other == key.borrow());
+                found.slots[i] = slot as u32;
+                found.misses[misses & (MINI_BATCH - 1)] = i as u8;
                 misses += usize::from(!hit);
             }
         } else {
-            for i in 0..records.len() {
-                let hash = found.hashes[i];
-                let at = self.shard_of(hash);
-                let index = self.shards[at].index.as_slice();
-                found.shards[i] = at as u32;
-                found.entries[i] = index[hash as usize & (index.len() - 1)].wrapping_sub(1);
-            }
             for (i, record) in records.iter().enumerate() {
-                let entry = self.shards[found.shards[i] as usize].entries.get(found.entries[i] as usize);
-                let hit = entry.is_some_and(|(key, _)| key == selector.key(record).borrow());
-                found.misses[misses] = i as u8;
+                let key = selector.key(record);
+                let hash = self.hasher.hash_one(key.borrow());
+                let at = self.shard_of(hash);
+                let slots = self.shards[at].slots.as_slice();
+                let slot = hash as usize & (slots.len() - 1);
+                let hit = slots[slot].as_ref().is_some_and(|(other, _)| other == key.borrow());
+                found.shards[i] = at as u32;
+                found.slots[i] = slot as u32;
+                found.misses[misses & (MINI_BATCH - 1)] = i as u8;
                 misses += usize::from(!hit);
             }
         }
+        let single = self.shards.len() == 1;
         for miss in 0..misses {
             let i = usize::from(found.misses[miss]);
-            let (hash, at) = (found.hashes[i], found.shards[i] as usize);
             let key = selector.key(&records[i]);
+            let at = if single { 0 } else { found.shards[i] as usize };
             let shard = &mut self.shards[at];
-            found.entries[i] = match shard.find(hash, key.borrow()) {
-                Ok(entry) => entry as u32,
-                Err(_) => {
-                    let entry = shard.add(hash, S::into_key(key), init(&records[i]), &self.hasher);
+            found.slots[i] = match shard.find_from(found.slots[i] as usize, key.borrow()) {
+                Ok(slot) => slot as u32,
+                Err(slot) => {
+                    shard.put(slot, S::into_key(key), init(&records[i]));
                     self.note_growth(at);
-                    entry as u32 | FRESH
+                    slot as u32 | FRESH
                 }
             };
         }
     }
 
-    /// The entry of record `i` of the mini-batch last located: its key, its value, and whether the record made it.
+    /// Calls `update` with the entry of each of the first `count` records of the mini-batch last located, in their order, and
+    /// appends what it returns to `out`. Its arguments are key, value, whether the record made the entry, and the record.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "measured loops; `found` comes from `locate`")]
+    pub fn update<T, O>(
+        &mut self,
+        found: &Found,
+        count: usize,
+        records: &mut Drain<'_, T>,
+        out: &mut Vec<O>,
+        mut update: impl FnMut(&K, &mut V, bool, T) -> O,
+    ) {
+        const HERE: &str = "located entries and records are there until the next mini-batch";
+        let places = &found.slots[..count];
+        // Iterators of known length: the vector's length is written once.
+        if let [shard] = self.shards.as_mut_slice() {
+            let slots = shard.slots.as_mut_slice();
+            out.extend(places.iter().map(|place| {
+                let (key, value) = slots[(place & !FRESH) as usize].as_mut().expect(HERE);
+                update(key, value, place & FRESH != 0, records.next().expect(HERE))
+            }));
+        } else {
+            let shards = self.shards.as_mut_slice();
+            out.extend(places.iter().zip(&found.shards[..count]).map(|(place, shard)| {
+                let slots = shards[*shard as usize].slots.as_mut_slice();
+                let (key, value) = slots[(place & !FRESH) as usize].as_mut().expect(HERE);
+                update(key, value, place & FRESH != 0, records.next().expect(HERE))
+            }));
+        }
+    }
+
+    /// The entry of record `i` of the mini-batch last located.
     #[inline(always)]
-    pub fn at(&mut self, found: &Found, i: usize) -> Option<(&K, &mut V, bool)> {
-        let entry = *found.entries.get(i)?;
-        let shard = self.shards.get_mut(*found.shards.get(i)? as usize)?;
-        let (key, value) = shard.entries.get_mut((entry & !FRESH) as usize)?;
-        Some((key, value, entry & FRESH != 0))
+    pub fn at(&mut self, found: &Found, i: usize) -> Option<(&K, &mut V)> {
+        let at = if self.shards.len() == 1 { 0 } else { *found.shards.get(i)? as usize };
+        let slot = found.slots.get(i)? & !FRESH;
+        let (key, value) = self.shards.get_mut(at)?.slots.get_mut(slot as usize)?.as_mut()?;
+        Some((key, value))
     }
 
-    fn split_overfull(&mut self) {
-        if let Some(at) = self.overfull.take() {
-            self.split(at);
-        }
-    }
-
-    /// Divides a shard by one more bit of the hash.
+    /// Doubles a small shard, divides a large one by one more bit of the hash.
     #[cold]
-    fn split(&mut self, at: usize) {
-        if let Some(shard) = self.shards.get(at)
-            && shard.depth == self.depth
-        {
-            self.directory = self.directory.iter().flat_map(|shard| [*shard, *shard]).collect();
-            self.depth += 1;
-        }
+    fn grow(&mut self, at: usize) {
         let Some(shard) = self.shards.get_mut(at) else { return };
-        let depth = shard.depth + 1;
+        let (slots, depth) = (shard.slots.len(), shard.depth + 1);
+        let old = std::mem::take(&mut shard.slots);
+        if slots < SLOTS_MAX || depth > DEPTH_MAX {
+            *shard = Shard::new(slots * 2, depth - 1);
+            for (key, value) in old.into_iter().flatten() {
+                shard.add(self.hasher.hash_one(&key), key, value);
+            }
+            return;
+        }
         let bit = 1u64 << (64 - depth);
-        let slots = shard.index.len();
-        let mut low = Shard::new(slots, depth);
-        let mut high = Shard::new(slots, depth);
-        for (key, value) in std::mem::take(&mut shard.entries) {
+        let (mut low, mut high) = (Shard::new(slots, depth), Shard::new(slots, depth));
+        for (key, value) in old.into_iter().flatten() {
             let hash = self.hasher.hash_one(&key);
-            if hash & bit == 0 { &mut low } else { &mut high }.add(hash, key, value, &self.hasher);
+            if hash & bit == 0 { &mut low } else { &mut high }.add(hash, key, value);
         }
         *shard = low;
         let new = self.shards.len() as u32;
         self.shards.push(high);
-        // The entries of a shard lie side by side; the second half of them is now the new shard's.
+        if depth > self.depth {
+            self.directory = self.directory.iter().flat_map(|shard| [*shard, *shard]).collect();
+            self.depth += 1;
+        }
+        // The places of a shard lie side by side; the second half of them is now the new shard's.
         let mine: Vec<&mut u32> = self.directory.iter_mut().filter(|shard| **shard as usize == at).collect();
         let half = mine.len() / 2;
         mine.into_iter().skip(half).for_each(|shard| *shard = new);
@@ -264,101 +293,67 @@ impl<K: Key, V> KeyedTable<K, V> {
 
 impl<K: Key, V> Shard<K, V> {
     fn new(slots: usize, depth: u32) -> Self {
-        Self { index: vec![0; slots], entries: Vec::new(), depth }
+        Self { slots: std::iter::repeat_with(|| None).take(slots).collect(), len: 0, depth }
     }
 
     fn mask(&self) -> usize {
-        self.index.len() - 1
+        self.slots.len() - 1
     }
 
-    /// The number of the key's entry, or the slot where it would go.
+    /// Whether more than half of the slots are taken.
+    fn is_overfull(&self) -> bool {
+        self.len > self.slots.len() / 2
+    }
+
+    /// The slot of the key, or the one where it would go.
     fn find(&self, hash: u64, key: &K) -> Result<usize, usize> {
-        let mut slot = hash as usize & self.mask();
+        self.find_from(hash as usize & self.mask(), key)
+    }
+
+    #[inline]
+    fn find_from(&self, home: usize, key: &K) -> Result<usize, usize> {
+        let mut slot = home;
         loop {
-            let Some(entry) = self.index.get(slot).and_then(|entry| entry.checked_sub(1)) else { return Err(slot) };
-            match self.entries.get(entry as usize) {
-                Some((other, _)) if other == key => return Ok(entry as usize),
-                _ => slot = (slot + 1) & self.mask(),
+            match self.slots.get(slot) {
+                Some(Some((other, _))) if other == key => return Ok(slot),
+                Some(Some(_)) => slot = (slot + 1) & self.mask(),
+                _ => return Err(slot),
             }
         }
     }
 
-    /// Adds an entry whose key is not there and returns its number.
-    fn add(&mut self, hash: u64, key: K, value: V, hasher: &RandomState) -> usize {
-        let dense = self.index.len() > SPARSE_SLOTS_MAX;
-        let most = if dense { self.index.len() / 2 } else { self.index.len() / 4 };
-        if self.entries.len() >= most {
-            self.grow(hasher);
-        }
-        let entry = self.entries.len();
-        self.entries.push((key, value));
-        self.link(hash, entry);
-        entry
-    }
-
-    /// Enters an entry into the first free slot for its hash.
-    fn link(&mut self, hash: u64, entry: usize) {
-        let mask = self.mask();
-        let mut slot = hash as usize & mask;
-        while let Some(taken) = self.index.get_mut(slot) {
-            if *taken == 0 {
-                *taken = entry as u32 + 1;
-                return;
-            }
-            slot = (slot + 1) & mask;
+    /// Fills a free slot. A mini-batch of new keys fits above the load limit, so one is always free.
+    fn put(&mut self, slot: usize, key: K, value: V) {
+        if let Some(free) = self.slots.get_mut(slot) {
+            *free = Some((key, value));
+            self.len += 1;
         }
     }
 
-    #[cold]
-    fn grow(&mut self, hasher: &RandomState) {
-        self.index = vec![0; self.index.len() * 2];
-        for entry in 0..self.entries.len() {
-            if let Some((key, _)) = self.entries.get(entry) {
-                self.link(hasher.hash_one(key), entry);
-            }
-        }
-    }
-
-    /// The slot that holds this entry.
-    fn slot_of(&self, hash: u64, entry: usize) -> usize {
+    /// Adds an entry whose key is not there.
+    fn add(&mut self, hash: u64, key: K, value: V) {
         let mut slot = hash as usize & self.mask();
-        while self.index.get(slot).is_some_and(|at| *at != entry as u32 + 1) {
+        while self.slots.get(slot).is_some_and(Option::is_some) {
             slot = (slot + 1) & self.mask();
         }
-        slot
+        self.put(slot, key, value);
     }
 
-    /// Removes an entry. The last one takes its number.
-    fn take(&mut self, entry: usize, hash: u64, hasher: &RandomState) -> V {
+    /// Empties a slot and closes the hole in its run (Knuth 6.4, algorithm R).
+    fn take(&mut self, slot: usize, hasher: &RandomState) -> Option<V> {
+        let (_, value) = self.slots.get_mut(slot)?.take()?;
+        self.len -= 1;
         let mask = self.mask();
-        let mut hole = self.slot_of(hash, entry);
-        let last = self.entries.len() - 1;
-        if let Some((key, _)) = self.entries.get(last)
-            && last != entry
-        {
-            let slot = self.slot_of(hasher.hash_one(key), last);
-            if let Some(at) = self.index.get_mut(slot) {
-                *at = entry as u32 + 1;
-            }
-        }
-        let (_, value) = self.entries.swap_remove(entry);
-        // Close the hole: pull back every later entry of the run that may stand there (Knuth 6.4, algorithm R).
-        let mut slot = hole;
+        let (mut hole, mut slot) = (slot, slot);
         loop {
             slot = (slot + 1) & mask;
-            let Some(number) = self.index.get(slot).and_then(|at| at.checked_sub(1)) else { break };
-            let Some((key, _)) = self.entries.get(number as usize) else { break };
+            let Some(Some((key, _))) = self.slots.get(slot) else { break };
             let home = hasher.hash_one(key) as usize & mask;
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
-                if let Some(at) = self.index.get_mut(hole) {
-                    *at = number + 1;
-                }
+                self.slots.swap(hole, slot);
                 hole = slot;
             }
         }
-        if let Some(at) = self.index.get_mut(hole) {
-            *at = 0;
-        }
-        value
+        Some(value)
     }
 }

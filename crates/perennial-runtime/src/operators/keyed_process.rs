@@ -65,7 +65,7 @@ where
             }
             state.locate(mini, selector, &mut *init, found);
             for (at, record) in (0..count).zip(records.by_ref()) {
-                if let Some((key, value, _)) = state.at(found, at) {
+                if let Some((key, value)) = state.at(found, at) {
                     process(key, record, value, &mut Collector::new(results, sides))
                         .map_err(|error| TaskError::user(name, error))?;
                 }
