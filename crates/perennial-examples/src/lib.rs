@@ -1,1 +1,25 @@
-//! perennial-examples
+//! Jobs as a user would write them, each in a file of its own. One artifact registers all of them.
+//!
+//! Start with [`wordcount`].
+
+pub mod failing;
+pub mod idle;
+pub mod keyed_count;
+pub mod passthrough;
+pub mod slow_sink;
+pub mod trivial;
+pub mod wordcount;
+
+use perennial::JobRegistry;
+
+/// All jobs of this crate.
+pub fn registry() -> JobRegistry {
+    JobRegistry::new()
+        .job("wordcount", wordcount::build)
+        .job("keyed_count", keyed_count::build)
+        .job("passthrough", passthrough::build)
+        .job("slow_sink", slow_sink::build)
+        .job("trivial", trivial::build)
+        .job("idle", idle::build)
+        .job("failing", failing::build)
+}

@@ -1,0 +1,39 @@
+//! Counts generated numbers by key and drops the counts: `[--keys N] [--count N] [--rate R]`.
+//!
+//! Without `--count` it runs until it is cancelled, without `--rate` as fast as it can.
+
+use perennial::prelude::*;
+
+/// Builds the job.
+pub fn build(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobError> {
+    let keys: u64 = args.parse_or("keys", 1000)?;
+    if keys == 0 {
+        return Err(JobError::Argument {
+            name: "keys".to_owned(),
+            problem: "is 0; at least 1 key is needed".to_owned(),
+        });
+    }
+    let numbers = limited(env.generate(move |index| (scattered(index) % keys, index)), args)?;
+    numbers.key_by(|number| number.0).count().discard();
+    Ok(())
+}
+
+/// Gives a generated stream the end and the rate of the arguments.
+pub(crate) fn limited<T: Record>(
+    mut stream: perennial::Generated<T>,
+    args: &Args,
+) -> Result<perennial::Generated<T>, JobError> {
+    if let Some(count) = args.parse("count")? {
+        stream = stream.count(count);
+    }
+    if let Some(rate) = args.parse("rate")? {
+        stream = stream.rate(rate);
+    }
+    Ok(stream)
+}
+
+/// Mixes the bits of an index, so that neighbours get keys far apart (the finalizer of SplitMix64).
+fn scattered(index: u64) -> u64 {
+    let mixed = (index ^ (index >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
+}

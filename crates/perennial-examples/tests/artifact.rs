@@ -1,0 +1,122 @@
+//! The built artifact in its roles, as a cluster and a user start it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use perennial_types::{ARTIFACT_PROTOCOL, ArtifactManifest, JobGraph, MANIFEST_MAGIC, PlanRequest};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_perennial-examples");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn plan(dir: &Path, request: &PlanRequest) -> (Output, Option<JobGraph>) {
+    let (asked, planned) = (dir.join("request.json"), dir.join("graph.json"));
+    fs::write(&asked, serde_json::to_vec(request).unwrap()).unwrap();
+    let _ = fs::remove_file(&planned);
+    let output = run(&["plan", "--request", asked.to_str().unwrap(), "--output", planned.to_str().unwrap()]);
+    let graph = fs::read(&planned).ok().map(|bytes| serde_json::from_slice(&bytes).unwrap());
+    (output, graph)
+}
+
+#[test]
+fn the_executable_contains_the_magic_and_describes_itself() {
+    let bytes = fs::read(BINARY).unwrap();
+    assert!(bytes.windows(MANIFEST_MAGIC.len()).any(|window| window == MANIFEST_MAGIC));
+    let output = run(&["describe"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    let manifest: ArtifactManifest = serde_json::from_str(&text).unwrap();
+    assert_eq!(manifest.protocol.max, ARTIFACT_PROTOCOL);
+    assert_eq!(manifest.jobs[0], "wordcount");
+    assert_eq!(manifest.target, format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
+}
+
+#[test]
+fn the_same_request_gives_the_same_graph() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = PlanRequest {
+        job: Some("wordcount".to_owned()),
+        args: vec!["--input".to_owned(), "/nowhere".to_owned()],
+        config: BTreeMap::from([("parallelism.default".to_owned(), "3".to_owned())]),
+    };
+    let (output, graph) = plan(dir.path(), &request);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(output.stdout.is_empty(), "standard output is the builder's");
+    let graph = graph.unwrap();
+    let names: Vec<&str> = graph.vertices.iter().map(|vertex| vertex.name.as_str()).collect();
+    assert_eq!(names, ["Source: File Source -> Words", "Count -> Map -> Map -> Sink: Print to Std. Out"]);
+    assert_eq!((graph.name.as_str(), graph.vertices[0].parallelism), ("wordcount", 3));
+    let (_, again) = plan(dir.path(), &request);
+    assert_eq!(again.as_ref(), Some(&graph));
+    let config = BTreeMap::from([("parallelism.default".to_owned(), "2".to_owned())]);
+    let (_, other) = plan(dir.path(), &PlanRequest { config, ..request });
+    assert_ne!(other.unwrap().structural_hash, graph.structural_hash);
+}
+
+#[test]
+fn bad_requests_say_what_is_wrong_and_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |request: PlanRequest, parts: &[&str]| {
+        let (output, graph) = plan(dir.path(), &request);
+        assert!(!output.status.success() && graph.is_none());
+        let text = stderr(&output);
+        parts.iter().for_each(|part| assert!(text.contains(part), "`{part}` is not in {text}"));
+    };
+    let of = |job: &str| PlanRequest { job: Some(job.to_owned()), ..PlanRequest::default() };
+    check(of("wordcuont"), &["wordcuont", "wordcount", "trivial"]);
+    check(PlanRequest::default(), &["--job-classname", "wordcount", "trivial"]);
+    check(of("wordcount"), &["argument `--input` is missing"]);
+    let config = BTreeMap::from([("parallelism.defualt".to_owned(), "1".to_owned())]);
+    check(PlanRequest { config, ..of("trivial") }, &["parallelism.defualt", "did you mean `parallelism.default`"]);
+    let missing = run(&["plan", "--request", "/no/such", "--output", "/no/where"]);
+    assert!(stderr(&missing).contains("/no/such cannot be read"), "{}", stderr(&missing));
+    assert_eq!(run(&["plan"]).status.code(), Some(2));
+}
+
+#[test]
+fn without_a_role_a_job_runs_in_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("input.txt"), dir.path().join("output"));
+    fs::write(&input, b"b a\x0bb\xff \t a\r\n\nb").unwrap();
+    let paths = (input.to_str().unwrap(), output.to_str().unwrap());
+    let counted = run(&["--job", "wordcount", "-p", "2", "--input", paths.0, "--output", paths.1, "--final"]);
+    assert!(counted.status.success(), "{}", stderr(&counted));
+    assert!(stderr(&counted).contains("job `wordcount` finished in"), "{}", stderr(&counted));
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    for part in fs::read_dir(&output).unwrap() {
+        let bytes = fs::read(part.unwrap().path()).unwrap();
+        lines.extend(bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
+    }
+    lines.sort();
+    assert_eq!(lines, [&b"a 2"[..], b"b 2", b"b\xff 1"]);
+
+    let failed = run(&["--job", "failing"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(stderr(&failed).contains("record 100 is not welcome"), "{}", stderr(&failed));
+    let panicked = run(&["--job", "failing", "--panic"]);
+    assert_eq!(panicked.status.code(), Some(1));
+    assert!(stderr(&panicked).contains("panicked: record 100 is not welcome"), "{}", stderr(&panicked));
+}
+
+/// Every sample job that ends runs to its end.
+#[test]
+fn sample_jobs_run() {
+    for arguments in [
+        &["--job", "trivial"][..],
+        &["--job", "keyed_count", "-p", "2", "--keys", "10", "--count", "10000"],
+        &["--job", "passthrough", "--count", "10000", "--rate", "1000000"],
+        &["--job", "slow_sink", "--count", "1000", "--rate", "100000"],
+    ] {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    }
+}
