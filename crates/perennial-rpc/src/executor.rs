@@ -5,6 +5,8 @@
 //! with all it runs. Reports made while nobody is connected are kept, the latest state of each execution.
 
 mod framing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 #[cfg(feature = "grpc")]

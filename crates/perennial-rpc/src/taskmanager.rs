@@ -4,8 +4,12 @@
 //! registers where the leader is, with all that really runs on it, then sends heartbeats and reports. Commands come
 //! fenced; the TaskManager admits those of an epoch at least as high as any it has seen and refuses the others.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 #[cfg(feature = "grpc")]
 mod gateway;
+#[cfg(test)]
+mod tests;
 pub(crate) mod wire;
 
 #[cfg(feature = "grpc")]

@@ -1,0 +1,165 @@
+//! Any message of the TaskManager and executor conversations, for property tests.
+
+use perennial_types::{
+    AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,
+    JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId, VertexId,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Lengths of lists: enough to find what mixes up elements.
+const FEW: std::ops::Range<usize> = 0..4;
+
+pub(crate) fn job() -> impl Strategy<Value = JobId> {
+    any::<[u8; 16]>().prop_map(JobId::from_bytes)
+}
+
+fn cluster() -> impl Strategy<Value = ClusterId> {
+    any::<[u8; 16]>().prop_map(ClusterId::from_bytes)
+}
+
+pub(crate) fn fence() -> impl Strategy<Value = Fence> {
+    any::<(u64, u64)>().prop_map(|(epoch, index)| Fence { epoch: LeaderEpoch(epoch), index })
+}
+
+pub(crate) fn attempt() -> impl Strategy<Value = ExecutionAttemptId> {
+    any::<([u8; 16], u32, u32)>().prop_map(|(vertex, subtask, attempt)| ExecutionAttemptId {
+        vertex: VertexId::from_bytes(vertex),
+        subtask,
+        attempt,
+    })
+}
+
+fn address() -> impl Strategy<Value = String> {
+    "[a-z0-9.:]{1,20}"
+}
+
+pub(crate) fn progress() -> impl Strategy<Value = TaskProgress> {
+    (job(), attempt(), any::<[u64; 6]>()).prop_map(|(job, attempt, counters)| {
+        let [records_in, records_out, bytes_in, bytes_out, busy_ms, back_pressured_ms] = counters;
+        TaskProgress { job, attempt, records_in, records_out, bytes_in, bytes_out, busy_ms, back_pressured_ms }
+    })
+}
+
+pub(crate) fn execution() -> impl Strategy<Value = ExecutionReport> {
+    let state = proptest::sample::select(&ExecutionState::ALL[..]);
+    (job(), attempt(), state, option::of(any::<String>()), option::of(progress()))
+        .prop_map(|(job, attempt, state, failure, progress)| ExecutionReport { job, attempt, state, failure, progress })
+}
+
+fn executor() -> impl Strategy<Value = ExecutorReport> {
+    (job(), address(), vec(execution(), FEW)).prop_map(|(job, data_address, executions)| ExecutorReport {
+        job,
+        data_address,
+        executions,
+    })
+}
+
+pub(crate) fn command_error() -> impl Strategy<Value = CommandError> {
+    prop_oneof![fence().prop_map(|seen| CommandError::Stale { seen }), any::<String>().prop_map(CommandError::Failed)]
+}
+
+fn registration() -> impl Strategy<Value = Registration> {
+    let who = (option::of(cluster()), address(), any::<[u8; 16]>(), address());
+    (who, 1..u32::MAX, any::<String>(), any::<u32>(), vec(executor(), FEW)).prop_map(
+        |((cluster, id, incarnation, host), slots, target, pid, executors)| Registration {
+            cluster,
+            id: TaskManagerId(id),
+            incarnation: Incarnation::from_bytes(incarnation),
+            host,
+            slots,
+            target,
+            pid,
+            executors,
+        },
+    )
+}
+
+fn answer() -> impl Strategy<Value = CommandAnswer> {
+    let result = prop_oneof![
+        address().prop_map(|data_address| Ok(CommandDone::ExecutorReady { data_address })),
+        Just(Ok(CommandDone::Done)),
+        command_error().prop_map(Err),
+    ];
+    (any::<u64>(), result).prop_map(|(id, result)| CommandAnswer { id, result })
+}
+
+pub(crate) fn from_taskmanager() -> impl Strategy<Value = FromTaskManager> {
+    prop_oneof![
+        registration().prop_map(FromTaskManager::Register),
+        Just(FromTaskManager::Heartbeat),
+        answer().prop_map(FromTaskManager::Answer),
+        execution().prop_map(FromTaskManager::Execution),
+        vec(progress(), FEW).prop_map(FromTaskManager::Progress),
+        (job(), any::<String>()).prop_map(|(job, cause)| FromTaskManager::ExecutorLost { job, cause }),
+    ]
+}
+
+pub(crate) fn deploy() -> impl Strategy<Value = Deploy> {
+    let task = (attempt(), any::<u32>(), any::<[u8; 16]>()).prop_map(|(attempt, slot, allocation)| TaskDeployment {
+        attempt,
+        slot: SlotIndex(slot),
+        allocation: AllocationId::from_bytes(allocation),
+    });
+    let executor = (address(), address()).prop_map(|(taskmanager, data_address)| ExecutorAddress {
+        taskmanager: TaskManagerId(taskmanager),
+        data_address,
+    });
+    (vec(task, FEW), vec(executor, FEW)).prop_flat_map(|(tasks, executors)| {
+        let places = if executors.is_empty() { 0..1 } else { FEW };
+        let count = executors.len().max(1) as u32;
+        let place = (attempt(), 0..count).prop_map(|(attempt, executor)| TaskPlacement { attempt, executor });
+        vec(place, places).prop_map(move |placement| Deploy {
+            tasks: tasks.clone(),
+            placement,
+            executors: executors.clone(),
+        })
+    })
+}
+
+fn start_executor() -> impl Strategy<Value = StartExecutor> {
+    let texts = || btree_map(any::<String>(), any::<String>(), FEW);
+    let plan = (option::of(any::<String>()), vec(any::<String>(), FEW), texts())
+        .prop_map(|(job, args, config)| PlanRequest { job, args, config });
+    (any::<[u8; 32]>(), any::<u64>(), any::<String>(), plan, any::<u64>(), texts()).prop_map(
+        |(artifact, artifact_size, artifact_name, request, structural_hash, config)| StartExecutor {
+            artifact: ArtifactDigest::from_bytes(artifact),
+            artifact_size,
+            artifact_name,
+            request,
+            structural_hash,
+            config,
+        },
+    )
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let action = prop_oneof![
+        start_executor().prop_map(Action::StartExecutor),
+        deploy().prop_map(Action::Deploy),
+        vec(attempt(), FEW).prop_map(|attempts| Action::Cancel { attempts }),
+        Just(Action::StopExecutor),
+    ];
+    (fence(), any::<u64>(), job(), action).prop_map(|(fence, id, job, action)| Command { fence, id, job, action })
+}
+
+pub(crate) fn to_taskmanager() -> impl Strategy<Value = ToTaskManager> {
+    let leadership = (option::of(cluster()), any::<u64>(), any::<u64>(), option::of(any::<u64>()), any::<String>())
+        .prop_map(|(cluster, from, epoch, leader, leader_address)| Leadership {
+            cluster,
+            from: JobManagerId(from),
+            epoch: LeaderEpoch(epoch),
+            leader: leader.map(JobManagerId),
+            leader_address,
+        });
+    prop_oneof![
+        leadership.prop_map(ToTaskManager::Leadership),
+        cluster().prop_map(|cluster| ToTaskManager::Registered { cluster }),
+        any::<String>().prop_map(|reason| ToTaskManager::Refused { reason }),
+        Just(ToTaskManager::Heartbeat),
+        command().prop_map(ToTaskManager::Command),
+    ]
+}
