@@ -51,7 +51,7 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
             fence,
             executions: executions.values().cloned().collect(),
         };
-        let mut say = |stream: &mut UnixStream, message| _ = write_from_executor(stream, &message);
+        let say = |stream: &mut UnixStream, message| _ = write_from_executor(stream, &message);
         say(&mut stream, FromExecutor::Hello(hello));
         while let Ok(command) = read_to_executor(&mut stream) {
             let mut result = Ok(());
