@@ -83,3 +83,10 @@ pub enum WriteError {
     #[error("the metadata store has stopped")]
     Stopped,
 }
+
+impl OpenError {
+    /// The operating system refused to do something with a path.
+    pub(crate) fn io(action: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+}

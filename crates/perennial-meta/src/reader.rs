@@ -1,71 +1,93 @@
 //! Reads of the applied state.
 
 use perennial_types::{ArtifactDigest, ClusterId, JobId, RequestId};
+use tokio::sync::watch;
 
+use crate::kv::{self, StateError, list, read};
 use crate::record::{ArtifactRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution};
+use crate::state::{Shared, StateDb};
 
-/// Why the state could not be read. The store reports itself as failed too.
+/// Why the state could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the metadata state cannot be read: {0}")]
-pub struct ReadError(pub(crate) String);
+pub struct ReadError(String);
 
-/// Reads what this member has applied. Cheap to clone. On a standby it may be behind the leader.
+impl From<StateError> for ReadError {
+    fn from(error: StateError) -> Self {
+        Self(error.0)
+    }
+}
+
+/// Reads what this member has applied. Cheap to clone.
+///
+/// On a standby it may be behind the leader. Each method reads a state as of some entry; two calls may see different
+/// ones.
 #[derive(Clone)]
-pub struct StateReader {}
+pub struct StateReader {
+    pub(crate) state: StateDb,
+    pub(crate) applied: watch::Receiver<u64>,
+}
 
 impl StateReader {
     /// The cluster's name, once bootstrapped.
     pub fn cluster_id(&self) -> Result<Option<ClusterId>, ReadError> {
-        unimplemented!()
+        Ok(read::<kv::cluster::Cluster>(&Shared(&self.state), &())?)
     }
 
     /// One job.
-    pub fn job(&self, _job: JobId) -> Result<Option<JobRecord>, ReadError> {
-        unimplemented!()
+    pub fn job(&self, job: JobId) -> Result<Option<JobRecord>, ReadError> {
+        self.job_head(job)?.map_or(Ok(None), |head| self.with_graph(head))
     }
 
     /// One job without its graph.
-    pub fn job_head(&self, _job: JobId) -> Result<Option<JobHead>, ReadError> {
-        unimplemented!()
+    pub fn job_head(&self, job: JobId) -> Result<Option<JobHead>, ReadError> {
+        Ok(read::<kv::job::Job>(&Shared(&self.state), &job)?)
     }
 
     /// All jobs, ended ones included, ascending by id.
     pub fn jobs(&self) -> Result<Vec<JobRecord>, ReadError> {
-        unimplemented!()
+        let heads = self.job_heads()?.into_iter();
+        heads.filter_map(|head| self.with_graph(head).transpose()).collect()
     }
 
-    /// All jobs without their graphs: what a listing needs.
+    /// All jobs without their graphs, ascending by id: what a listing needs.
     pub fn job_heads(&self) -> Result<Vec<JobHead>, ReadError> {
-        unimplemented!()
+        Ok(list::<kv::job::Job>(&Shared(&self.state), &[])?)
     }
 
     /// The job a request made.
-    pub fn request(&self, _request: RequestId) -> Result<Option<JobId>, ReadError> {
-        unimplemented!()
+    pub fn request(&self, request: RequestId) -> Result<Option<JobId>, ReadError> {
+        Ok(read::<kv::request::Request>(&Shared(&self.state), &request)?)
     }
 
     /// One artifact.
-    pub fn artifact(&self, _digest: ArtifactDigest) -> Result<Option<ArtifactRecord>, ReadError> {
-        unimplemented!()
+    pub fn artifact(&self, digest: ArtifactDigest) -> Result<Option<ArtifactRecord>, ReadError> {
+        Ok(read::<kv::artifact::Artifact>(&Shared(&self.state), &digest)?)
     }
 
-    /// All artifacts.
+    /// All artifacts, ascending by digest.
     pub fn artifacts(&self) -> Result<Vec<ArtifactRecord>, ReadError> {
-        unimplemented!()
+        Ok(list::<kv::artifact::Artifact>(&Shared(&self.state), &[])?)
     }
 
-    /// Placements of a job's subtasks, in order of vertex id and subtask.
-    pub fn executions(&self, _job: JobId) -> Result<Vec<PlacedExecution>, ReadError> {
-        unimplemented!()
+    /// Newest placements of a job's subtasks, ascending by vertex id and subtask.
+    pub fn executions(&self, job: JobId) -> Result<Vec<PlacedExecution>, ReadError> {
+        Ok(list::<kv::execution::Execution>(&Shared(&self.state), job.as_bytes())?)
     }
 
     /// The newest leaderships, oldest first.
     pub fn leaderships(&self) -> Result<Vec<LeadershipRecord>, ReadError> {
-        unimplemented!()
+        Ok(list::<kv::leadership::Leadership>(&Shared(&self.state), &[])?)
     }
 
     /// Log index of the last entry applied.
     pub fn applied(&self) -> u64 {
-        unimplemented!()
+        *self.applied.borrow()
+    }
+
+    /// `None` when the job was forgotten since its head was read.
+    fn with_graph(&self, head: JobHead) -> Result<Option<JobRecord>, ReadError> {
+        let planned = read::<kv::job_graph::JobGraphs>(&Shared(&self.state), &head.job)?;
+        Ok(planned.map(|planned| JobRecord::join(head, planned.plan, planned.graph)))
     }
 }

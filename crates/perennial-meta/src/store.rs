@@ -1,14 +1,53 @@
-//! The store's handle.
+//! The store's handle: starts a member, writes, reads, and stops.
 
-use perennial_rpc::raft::RaftService;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
+use openraft::impls::BasicNode;
+use openraft::raft::ReadPolicy;
+use openraft::{ServerState, SnapshotPolicy};
+use perennial_rpc::raft::{RaftService, raft_service};
 use perennial_types::{JobManagerId, LeaderEpoch};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, Outcome};
+use crate::admission::{Decision, greet_all};
+use crate::command::{COMMAND_BYTES_MAX, Command, Outcome};
 use crate::config::MetaConfig;
 use crate::error::{OpenError, WriteError};
+use crate::follow::Follow;
+use crate::identity::Identity;
 use crate::leadership::LeadershipView;
+use crate::log::LogStore;
+use crate::machine::{Machine, Progress};
+use crate::marker::MarkerFile;
+use crate::network::{Networks, Peers};
+use crate::raft::{Proposal, TypeConfig, term_of};
 use crate::reader::StateReader;
+use crate::service::{Gate, Handle, Raft, Service};
+use crate::state::StateDb;
+use crate::storage::{Storage, position};
+
+/// Time a write has: several elections, and less than a client waits.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time a leader has to hand over before it stops anyway.
+const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Time openraft has to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Members with lower numbers have so long each to found the group before this one does. It spares the votes that
+/// members cast for themselves when all found it at once; who founds it makes no difference.
+const FOUNDING_STAGGER: Duration = Duration::from_millis(150);
+
+/// Most entries in one append.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+
+/// Entries purged at once.
+const PURGE_BATCH: u64 = 128;
 
 /// A command that is committed by a quorum and applied here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,58 +77,352 @@ pub struct Member {
 
 /// The replicated metadata store: one member of the JobManager group. Cheap to clone.
 #[derive(Clone)]
-pub struct MetaStore {}
+pub struct MetaStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft,
+    config: MetaConfig,
+    service: Handle,
+    log: LogStore,
+    state: StateDb,
+    view: watch::Receiver<LeadershipView>,
+    applied: watch::Receiver<u64>,
+    fatal: watch::Receiver<Option<String>>,
+    stop: CancellationToken,
+    /// Threads of its own for Raft: work that blocks elsewhere must not look like a dead leader. Taken at the end.
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    /// Held as long as the directory is used.
+    _lock: std::fs::File,
+}
 
 impl MetaStore {
     /// Opens the storage and starts the member. Returns at once, before any election and before any peer answers.
     ///
     /// [`MetaStore::raft_service`] has to be mounted on the RPC server of this JobManager for a group to form.
-    pub async fn open(_config: MetaConfig) -> Result<MetaStore, OpenError> {
-        unimplemented!()
+    pub async fn open(config: MetaConfig) -> Result<MetaStore, OpenError> {
+        let opening = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Storage::open(&opening)).await;
+        let storage = opened.map_err(|error| OpenError::Start(error.to_string()))??;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(4)
+            .thread_name("meta-raft")
+            .enable_all()
+            .build()
+            .map_err(|error| OpenError::Start(format!("no threads: {error}")))?;
+        let started = runtime.spawn(start(config, storage)).await;
+        let started = started.map_err(|error| OpenError::Start(error.to_string())).and_then(|started| started);
+        match started {
+            Ok(inner) => {
+                *inner.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+                Ok(MetaStore { inner: Arc::new(inner) })
+            }
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// The service peers call; mount it on the server of `jobmanager.rpc.port`.
     pub fn raft_service(&self) -> RaftService {
-        unimplemented!()
+        raft_service(Arc::new(self.inner.service.clone()))
     }
 
-    /// Writes a command: resolves when it is committed by a quorum and applied here. Has a deadline of its own.
-    pub async fn write(&self, _command: Command) -> Result<Written, WriteError> {
-        unimplemented!()
+    /// Writes a command: resolves when it is committed by a quorum and applied here, after 5 s at the latest.
+    ///
+    /// Not cancel-safe in the sense that a dropped call may still write.
+    pub async fn write(&self, command: Command) -> Result<Written, WriteError> {
+        let bytes = command.encode();
+        if bytes.len() > COMMAND_BYTES_MAX {
+            return Err(WriteError::TooLarge { bytes: bytes.len() });
+        }
+        let written = self.inner.raft.client_write(Proposal(bytes.into()));
+        match tokio::time::timeout(WRITE_DEADLINE, written).await {
+            Ok(Ok(written)) => Ok(Written {
+                index: written.log_id.index,
+                epoch: LeaderEpoch(term_of(&written.log_id)),
+                outcome: written.data,
+            }),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward))
+            }
+            Ok(Err(RaftError::APIError(error))) => Err(WriteError::Unavailable(error.to_string())),
+            Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),
+            Err(_) => Err(no_quorum()),
+        }
     }
 
     /// Reads of the applied state.
     pub fn state(&self) -> StateReader {
-        unimplemented!()
+        StateReader { state: self.inner.state.clone(), applied: self.inner.applied.clone() }
     }
 
     /// Resolves when [`MetaStore::state`] shows everything that was written anywhere before the call. Leader only.
     pub async fn read_barrier(&self) -> Result<(), WriteError> {
-        unimplemented!()
+        let ready = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(WRITE_DEADLINE, ready).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward))
+            }
+            Ok(Err(RaftError::APIError(error))) => Err(WriteError::Unavailable(error.to_string())),
+            Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),
+            Err(_) => Err(no_quorum()),
+        }
     }
 
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<LeadershipView> {
-        unimplemented!()
+        self.inner.view.clone()
     }
 
     /// Log index of the last entry applied here.
     pub fn applied(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.inner.applied.clone()
     }
 
-    /// All members.
+    /// All members of the static list.
     pub fn members(&self) -> Vec<Member> {
-        unimplemented!()
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let applied = metrics.last_applied.map_or(0, |id| id.index);
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let member = |peer: &crate::Peer| {
+            let matched = metrics.replication.as_ref().and_then(|replication| *replication.get(&peer.id.0)?);
+            let reached = if peer.id == self.inner.config.this { Some(applied) } else { matched.map(|id| id.index) };
+            Member {
+                id: peer.id,
+                name: peer.name.clone(),
+                address: peer.address.clone(),
+                voter: voters.contains(&peer.id.0),
+                lag: reached.map(|reached| last.saturating_sub(reached)),
+            }
+        };
+        self.inner.config.peers.iter().map(member).collect()
     }
 
     /// Resolves when this member can no longer take part, with the reason and what to do. The process has to exit.
     pub async fn fatal(&self) -> String {
-        unimplemented!()
+        let mut fatal = self.inner.fatal.clone();
+        match fatal.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(Some(reason)) => reason,
+            // The sender is gone: the store was shut down in an orderly way.
+            _ => std::future::pending().await,
+        }
     }
 
     /// Stops the member. A leader hands over first, so that the group has the next one within milliseconds.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let inner = &self.inner;
+        if inner.stop.is_cancelled() {
+            return;
+        }
+        self.hand_over().await;
+        inner.stop.cancel();
+        match tokio::time::timeout(STOP_DEADLINE, inner.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the Raft engine ended badly"),
+            Err(_) => tracing::warn!("the Raft engine did not stop in time"),
+        }
+        let (log, state) = (inner.log.clone(), inner.state.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            log.close();
+            state.flush()
+        });
+        if let Ok(Err(error)) = closed.await {
+            tracing::warn!(%error, "the state was not flushed; the next start takes longer");
+        }
+        if let Some(runtime) = inner.runtime.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Asks the follower that is furthest to lead, and waits until somebody else does.
+    async fn hand_over(&self) {
+        let this = self.inner.config.this.0;
+        let mut metrics = self.inner.raft.metrics();
+        let next = {
+            let now = metrics.borrow_watched();
+            let replication = now.replication.iter().flatten().filter(|(id, _)| **id != this);
+            let furthest = replication.max_by_key(|(_, matched)| matched.map(|id| id.index));
+            furthest.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
+        };
+        let Some(next) = next else { return };
+        if self.inner.raft.trigger().transfer_leader(next).await.is_err() {
+            return;
+        }
+        let handed = async {
+            while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == this) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(HAND_OVER_DEADLINE, handed).await.is_err() {
+            tracing::info!("nobody took over the leadership in time; the others will elect");
+        }
+    }
+
+    fn not_leader(&self, forward: ForwardToLeader<TypeConfig>) -> WriteError {
+        let leader = forward.leader_id.filter(|id| *id != self.inner.config.this.0);
+        let leader = leader.and_then(|id| self.inner.config.peer(JobManagerId(id)));
+        WriteError::NotLeader { leader: leader.map(|peer| (peer.id, peer.address.clone())) }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // A runtime must not be waited for in a task.
+        if let Some(runtime) = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn no_quorum() -> WriteError {
+    WriteError::Unavailable(format!("no quorum answered within {} s", WRITE_DEADLINE.as_secs()))
+}
+
+/// Starts openraft and the tasks beside it, on the runtime it is called on.
+async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError> {
+    let Storage { marker, log, snapshots, state, directory, lock } = storage;
+    let failed = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
+    let identity = Arc::new(Identity::new(&config, marker.clone()));
+    let peers = Arc::new(Peers::new(identity.clone()).map_err(|error| failed(&error))?);
+    let (progress_sender, progress) = watch::channel(Progress::default());
+    let (applied_sender, applied) = watch::channel(0);
+    let machine =
+        Machine::new(state.clone(), snapshots.clone(), marker.clone(), progress_sender, applied_sender)
+            .map_err(|error| failed(&error))?;
+    let engine = engine_config(&config).map_err(|error| failed(&error))?;
+    let raft = Raft::new(config.this.0, Arc::new(engine), Networks(peers.clone()), log.clone(), machine)
+        .await
+        .map_err(|error| failed(&error))?;
+    let (gate_sender, gate) = watch::channel(Gate::Closed);
+    let (view_sender, view) = watch::channel(LeadershipView::default());
+    let (fatal_sender, fatal) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let follow = Follow {
+        raft: raft.clone(),
+        identity: identity.clone(),
+        marker: marker.clone(),
+        progress,
+        view: view_sender,
+        fatal: fatal_sender.clone(),
+        lease: config.election_timeout_max,
+        tick: config.heartbeat_interval,
+        stop: stop.clone(),
+    };
+    tokio::spawn(follow.run());
+    let joining = Joining {
+        raft: raft.clone(),
+        config: config.clone(),
+        marker: marker.clone(),
+        gate: gate_sender,
+        fatal: fatal_sender,
+    };
+    let position = {
+        let (log, snapshots) = (log.clone(), snapshots.clone());
+        move || position(&log, &snapshots).ok()
+    };
+    // One decision at a time: the next round of greetings waits until the last one was acted upon.
+    let (decided, mut decisions) = mpsc::channel(1);
+    tokio::spawn(greet_all(identity.clone(), peers, marker.clone(), directory, position, decided));
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        while let Some(Some(decision)) = stopped.run_until_cancelled(decisions.recv()).await {
+            joining.decided(decision).await;
+        }
+    });
+    let receiving = Arc::default();
+    let service =
+        Handle(Arc::new(Service { raft: raft.clone(), identity, marker, log: log.clone(), snapshots, gate, receiving }));
+    let runtime = Mutex::new(None);
+    Ok(Inner { raft, config, service, log, state, view, applied, fatal, stop, runtime, _lock: lock })
+}
+
+fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::ConfigError> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "perennial".to_owned(),
+        heartbeat_interval: ms(config.heartbeat_interval),
+        election_timeout_min: ms(config.election_timeout_min),
+        election_timeout_max: ms(config.election_timeout_max),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        purge_batch_size: PURGE_BATCH,
+        // Not before this member is admitted.
+        enable_elect: false,
+        enable_pre_vote: Some(true),
+        // A leader that restarts has to be elected: its state may be behind what it had committed.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+/// What admission does.
+struct Joining {
+    raft: Raft,
+    config: MetaConfig,
+    marker: Arc<MarkerFile>,
+    gate: watch::Sender<Gate>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+impl Joining {
+    async fn decided(&self, decision: Decision) {
+        match decision {
+            Decision::Admit if *self.gate.borrow() == Gate::Open => {}
+            Decision::Admit => {
+                if let Err(reason) = self.join().await {
+                    self.fatal.send_replace(Some(reason));
+                }
+            }
+            Decision::Wait(missing) => tracing::debug!(missing, "waiting for peers to agree"),
+            Decision::Refuse(reason) => {
+                self.gate.send_replace(Gate::Closed);
+                self.raft.runtime_config().elect(false);
+                let reason = format!(
+                    "{reason}; this JobManager must not take part with the data directory {}: restore the newest copy of it, \
+                     or remove it and add this JobManager to the group as a new member with another name",
+                    self.config.data_dir.display()
+                );
+                self.fatal.send_replace(Some(reason));
+            }
+        }
+    }
+
+    async fn join(&self) -> Result<(), String> {
+        let marker = self.marker.clone();
+        let noted = tokio::task::spawn_blocking(move || marker.update(|marker| marker.admitted = true));
+        let noted = noted.await.map_err(|error| error.to_string())?;
+        noted.map_err(|error| format!("could not write the marker: {error}"))?;
+        self.gate.send_replace(Gate::Open);
+        self.raft.runtime_config().elect(true);
+        let founded = self.raft.is_initialized().await.map_err(|error| error.to_string())?;
+        let rank = self.config.peers.iter().take_while(|peer| peer.id != self.config.this).count();
+        if founded {
+            // Alone, there is no leader to wait for.
+            if self.config.peers.len() == 1 {
+                self.raft.trigger().elect(false).await.map_err(|error| error.to_string())?;
+            }
+            return Ok(());
+        }
+        tokio::time::sleep(FOUNDING_STAGGER * u32::try_from(rank).unwrap_or(u32::MAX)).await;
+        let members = self.config.peers.iter().map(|peer| (peer.id.0, BasicNode::new(&peer.address)));
+        let members: std::collections::BTreeMap<u64, BasicNode> = members.collect();
+        match self.raft.initialize(members).await {
+            // Founded by another member meanwhile, with the same list.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(format!("the group could not be founded: {error}")),
+        }
     }
 }

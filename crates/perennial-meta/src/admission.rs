@@ -1,0 +1,264 @@
+//! Whether this member may take part.
+//!
+//! Raft counts on every member to remember what it voted and acknowledged. A member whose directory was emptied or
+//! replaced by an older copy has forgotten, and would help to elect a leader that lacks committed entries. So a member
+//! takes part only after it has asked its peers, each of which remembers durably which directory each other member uses and
+//! how far it has seen that directory come ([`crate::marker`]).
+//!
+//! - A peer that remembers another directory, or a later position, refuses. That is final: a person has to act.
+//! - A *returning* directory is admitted when so many peers have agreed that they form a quorum with this member; with
+//!   fewer it could not do anything anyway.
+//! - A *new* directory might be an emptied one, and only a peer that has met the old one can tell. It is admitted when a
+//!   majority of the **other** members have agreed: any two such majorities have a member in common, so the second
+//!   directory of a member always meets somebody who remembers the first. Or, to found the group, when a quorum
+//!   including this member holds no data at all: then nothing can have been committed that is still there to lose.
+//!
+//! The cost: the first start of a member has to wait for more peers than its later ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use perennial_rpc::raft::{RaftCall, RaftRpcError};
+use perennial_types::JobManagerId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::identity::Identity;
+use crate::marker::{Floor, KnownMember, MarkerFile};
+use crate::network::Peers;
+use crate::wire;
+
+/// Time a peer has to answer a greeting; it writes its marker first.
+const GREETING_DEADLINE: Duration = Duration::from_millis(800);
+
+/// Pause between rounds of greetings: short at first, for members that start together.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What a member says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Greeting {
+    /// Its directory.
+    pub(crate) directory: [u8; 16],
+    /// Where that directory stands now: term of its vote, last index of its log.
+    pub(crate) now: Floor,
+}
+
+/// What a peer answers when it does not refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    /// Whether the answering member holds no committed data.
+    pub(crate) empty: bool,
+}
+
+/// What became of greeting one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Greeted {
+    /// It agrees.
+    Welcome {
+        /// It holds no committed data.
+        empty: bool,
+    },
+    /// It does not, for good.
+    Refused(String),
+    /// It could not be asked.
+    Unreached(String),
+}
+
+/// What this member's directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Directory {
+    /// Made now, or never admitted.
+    New,
+    /// Admitted before.
+    Returning,
+}
+
+/// What follows from the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Take part.
+    Admit,
+    /// Ask again; who is missing and why.
+    Wait(String),
+    /// End the process.
+    Refuse(String),
+}
+
+/// Decides from the newest answers of all others.
+pub(crate) fn decide(directory: Directory, answers: &[Greeted]) -> Decision {
+    if let Some(reason) = answers.iter().find_map(|answer| match answer {
+        Greeted::Refused(reason) => Some(reason),
+        _ => None,
+    }) {
+        return Decision::Refuse(reason.clone());
+    }
+    let others = answers.len();
+    let quorum = (others + 1) / 2 + 1;
+    let welcomed = answers.iter().filter(|answer| matches!(answer, Greeted::Welcome { .. })).count();
+    let empty = answers.iter().filter(|answer| matches!(answer, Greeted::Welcome { empty: true })).count();
+    let admitted = match directory {
+        Directory::Returning => welcomed + 1 >= quorum,
+        Directory::New => others == 0 || welcomed > others / 2 || empty + 1 >= quorum,
+    };
+    if admitted {
+        return Decision::Admit;
+    }
+    let missing: Vec<&str> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            Greeted::Unreached(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
+    Decision::Wait(missing.join("; "))
+}
+
+/// Judges a greeting against what is remembered of its sender. `acknowledged` is what the sender is known to have
+/// acknowledged to this member as leader, with this member's term. Returns what to remember.
+pub(crate) fn judge(
+    known: Option<KnownMember>,
+    acknowledged: Option<Floor>,
+    greeting: &Greeting,
+) -> Result<KnownMember, String> {
+    let now = greeting.now;
+    let lost = |floor: Floor| {
+        format!(
+            "its data directory stands at term {} and index {}, but has been at term {} and index {}: an older copy was \
+             restored or files were lost",
+            now.term, now.index, floor.term, floor.index
+        )
+    };
+    // A leader of an older term may have been told of entries that a newer leader has since replaced.
+    if let Some(acknowledged) = acknowledged
+        && acknowledged.term >= now.term
+        && !acknowledged.admits(now)
+    {
+        return Err(lost(acknowledged));
+    }
+    match known {
+        Some(known) if known.directory != greeting.directory => {
+            Err("it is known with another data directory: that one was removed or replaced".to_owned())
+        }
+        Some(known) if !known.floor.admits(now) => Err(lost(known.floor)),
+        Some(known) => Ok(known),
+        None => Ok(KnownMember { directory: greeting.directory, floor: Floor::default() }),
+    }
+}
+
+/// Greets all others until each has answered once, or somebody has refused, or nobody listens any more; tells `decided`
+/// what follows after each round.
+pub(crate) async fn greet_all(
+    identity: Arc<Identity>,
+    peers: Arc<Peers>,
+    marker: Arc<MarkerFile>,
+    directory: Directory,
+    now: impl Fn() -> Option<Floor>,
+    decided: mpsc::Sender<Decision>,
+) {
+    let mut answers: Vec<(JobManagerId, Greeted)> =
+        identity.others().map(|peer| (peer.id, Greeted::Unreached(format!("{} was not asked yet", peer.id)))).collect();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let Some(now) = now() else { return };
+        let greeting = Greeting { directory: marker.get().directory, now };
+        let unheard = answers.iter_mut().filter(|(_, answer)| !matches!(answer, Greeted::Welcome { .. }));
+        let asked = unheard.map(|(peer, answer)| {
+            let greeted = greet(peers.clone(), *peer, greeting);
+            async move { *answer = greeted.await }
+        });
+        futures_util::future::join_all(asked).await;
+        let newest: Vec<Greeted> = answers.iter().map(|(_, answer)| answer.clone()).collect();
+        let decision = decide(directory, &newest);
+        let refused = matches!(decision, Decision::Refuse(_));
+        let listening = decided.send(decision).await.is_ok();
+        if !listening || refused || newest.iter().all(|answer| matches!(answer, Greeted::Welcome { .. })) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn greet(peers: Arc<Peers>, peer: JobManagerId, greeting: Greeting) -> Greeted {
+    let payload = Bytes::from(wire::encode(&greeting));
+    let answer = peers.call(peer, RaftCall::Handshake, payload, GREETING_DEADLINE).await;
+    match answer.and_then(|bytes| wire::decode::<Welcome>(&bytes)) {
+        Ok(Welcome { empty }) => Greeted::Welcome { empty },
+        Err(RaftRpcError::Refused(reason)) => Greeted::Refused(format!("{peer} refuses this JobManager: {reason}")),
+        Err(error) => Greeted::Unreached(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn welcome(empty: bool) -> Greeted {
+        Greeted::Welcome { empty }
+    }
+
+    fn away() -> Greeted {
+        Greeted::Unreached("away".to_owned())
+    }
+
+    #[test]
+    fn a_single_member_needs_nobody() {
+        assert_eq!(decide(Directory::New, &[]), Decision::Admit);
+        assert_eq!(decide(Directory::Returning, &[]), Decision::Admit);
+    }
+
+    #[test]
+    fn one_refusal_is_final() {
+        let answers = [welcome(false), Greeted::Refused("no".to_owned()), welcome(false)];
+        assert_eq!(decide(Directory::Returning, &answers), Decision::Refuse("no".to_owned()));
+    }
+
+    #[test]
+    fn who_is_admitted_with_how_many_answers() {
+        use Directory::{New, Returning};
+        // (directory, other members, of which agree with data, of which agree and are empty, admitted)
+        for (directory, others, full, empty, admitted) in [
+            (Returning, 1, 0, 0, false),
+            (Returning, 1, 1, 0, true),
+            (Returning, 2, 0, 0, false),
+            (Returning, 2, 1, 0, true),
+            (Returning, 3, 1, 0, false),
+            (Returning, 3, 2, 0, true),
+            (Returning, 4, 1, 0, false),
+            (Returning, 4, 2, 0, true),
+            (New, 1, 1, 0, true),
+            (New, 2, 1, 0, false),
+            (New, 2, 0, 1, true),
+            (New, 2, 2, 0, true),
+            (New, 2, 1, 1, true),
+            (New, 3, 1, 0, false),
+            (New, 3, 2, 0, true),
+            (New, 4, 2, 0, false),
+            (New, 4, 1, 1, false),
+            (New, 4, 0, 2, true),
+            (New, 4, 3, 0, true),
+        ] {
+            let mut answers = vec![welcome(false); full];
+            answers.extend(vec![welcome(true); empty]);
+            answers.resize(others, away());
+            let decision = decide(directory, &answers);
+            assert_eq!(decision == Decision::Admit, admitted, "{directory:?} {others} {full} {empty}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn emptied_and_rolled_back_directories_are_refused() {
+        let floor = |term, index| Floor { term, index };
+        let known = KnownMember { directory: [1; 16], floor: floor(3, 100) };
+        let greeting = |directory: u8, term, index| Greeting { directory: [directory; 16], now: floor(term, index) };
+        assert_eq!(judge(None, None, &greeting(1, 0, 0)).unwrap().directory, [1; 16]);
+        assert_eq!(judge(Some(known), None, &greeting(1, 3, 100)), Ok(known));
+        assert!(judge(Some(known), None, &greeting(2, 9, 900)).unwrap_err().contains("another data directory"));
+        assert!(judge(Some(known), None, &greeting(1, 3, 99)).unwrap_err().contains("index 100"));
+        assert!(judge(Some(known), None, &greeting(1, 2, 100)).is_err());
+        assert!(judge(Some(known), Some(floor(3, 150)), &greeting(1, 3, 149)).unwrap_err().contains("index 150"));
+        assert_eq!(judge(Some(known), Some(floor(3, 150)), &greeting(1, 4, 149)), Ok(known), "a newer leader truncated");
+    }
+}

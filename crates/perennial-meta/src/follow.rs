@@ -1,0 +1,167 @@
+//! The task that follows openraft's metrics: tells who leads, opens a leadership, and notices when the member fails.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant, RaftMetrics, ServerState};
+use perennial_types::{ClusterId, JobManagerId, LeaderEpoch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::Command;
+use crate::identity::Identity;
+use crate::leadership::{Leader, LeadershipView};
+use crate::machine::Progress;
+use crate::marker::{Floor, MarkerFile};
+use crate::raft::{Proposal, TypeConfig};
+use crate::service::Raft;
+
+/// Entries a follower may get ahead of what is remembered of it before that is written again.
+const REMEMBER_EVERY: u64 = 1000;
+
+/// The first entries of a leadership are proposed again after so long.
+const OPENING_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the task works with.
+pub(crate) struct Follow {
+    pub(crate) raft: Raft,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) marker: Arc<MarkerFile>,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) view: watch::Sender<LeadershipView>,
+    pub(crate) fatal: watch::Sender<Option<String>>,
+    /// A leader whom no quorum has acknowledged for so long stops serving.
+    pub(crate) lease: Duration,
+    /// How often the lease is looked at.
+    pub(crate) tick: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Follow {
+    pub(crate) async fn run(mut self) {
+        let mut metrics = self.raft.metrics();
+        let mut tick = tokio::time::interval(self.tick);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
+        loop {
+            let now = metrics.borrow_watched().clone();
+            if let Err(fatal) = &now.running_state {
+                if !self.stop.is_cancelled() {
+                    self.fatal.send_replace(Some(format!("the metadata store has failed: {fatal}")));
+                }
+                self.view.send_modify(|view| view.serving = None);
+                break;
+            }
+            let progress = *self.progress.borrow_and_update();
+            let view = self.view_of(&now, progress);
+            let changed = self.view.send_if_modified(|current| {
+                let changed = *current != view;
+                current.clone_from(&view);
+                changed
+            });
+            if changed {
+                let leader = view.leader.as_ref().map(|leader| leader.id.0);
+                tracing::info!(epoch = view.epoch.0, leader, serving = view.serving.is_some(), "leadership");
+            }
+            let opened = progress.lead == Some((LeaderEpoch(now.current_term), self.identity.this()));
+            let must_open = now.state == ServerState::Leader && !opened;
+            if must_open && opening.as_ref().is_none_or(|(term, _)| *term != now.current_term) {
+                if let Some((_, older)) = opening.take() {
+                    older.abort();
+                }
+                let task = open_leadership(self.raft.clone(), self.identity.this(), self.marker.cluster().is_none());
+                opening = Some((now.current_term, tokio::spawn(task)));
+            }
+            self.remember_followers(&now).await;
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                changed = metrics.changed() => if changed.is_err() { break },
+                changed = self.progress.changed() => if changed.is_err() { break },
+                _ = tick.tick() => {}
+            }
+        }
+        if let Some((_, task)) = opening {
+            task.abort();
+        }
+        self.view.send_modify(|view| view.serving = None);
+    }
+
+    fn view_of(&self, now: &RaftMetrics<TypeConfig>, progress: Progress) -> LeadershipView {
+        let this = self.identity.this();
+        let epoch = LeaderEpoch(now.current_term);
+        let leader = now.current_leader.and_then(|id| self.identity.peer(id));
+        let leader = leader.map(|peer| Leader { id: peer.id, address: peer.address.clone() });
+        let alone = self.identity.others().next().is_none();
+        let acknowledged = now.last_quorum_acked.is_some_and(|at| at.elapsed() < self.lease);
+        let leads = now.state == ServerState::Leader
+            && now.current_leader == Some(this.0)
+            && progress.lead == Some((epoch, this))
+            && self.marker.cluster().is_some()
+            && (alone || acknowledged);
+        LeadershipView { epoch, leader, serving: leads.then_some(epoch) }
+    }
+
+    /// Remembers how far each follower has come, so that it is found out when it comes back with less.
+    async fn remember_followers(&self, now: &RaftMetrics<TypeConfig>) {
+        let Some(replication) = &now.replication else { return };
+        let committed = now.local_committed.map_or(0, |id| id.index);
+        let known = self.marker.get().members;
+        let mut raised = Vec::new();
+        for (id, matched) in replication {
+            let (Some(matched), Some(member)) = (matched, known.get(id)) else { continue };
+            let floor = Floor { term: now.current_term, index: matched.index.min(committed) };
+            if floor.term > member.floor.term || floor.index >= member.floor.index + REMEMBER_EVERY {
+                raised.push((*id, floor.max(member.floor)));
+            }
+        }
+        if raised.is_empty() {
+            return;
+        }
+        let marker = self.marker.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            marker.update(|marker| {
+                for (id, floor) in raised {
+                    if let Some(member) = marker.members.get_mut(&id) {
+                        member.floor = member.floor.max(floor);
+                    }
+                }
+            })
+        });
+        if let Ok(Err(error)) = written.await {
+            self.fatal.send_replace(Some(format!("could not write the marker: {error}")));
+        }
+    }
+}
+
+/// Proposes the first entries of a leadership until they are applied or it is over.
+async fn open_leadership(raft: Raft, this: JobManagerId, unnamed: bool) {
+    loop {
+        let mut proposed = Ok(());
+        if unnamed {
+            proposed = propose(&raft, &Command::Bootstrap { cluster: ClusterId::random() }).await;
+        }
+        if proposed.is_ok() {
+            let lead = Command::Lead { leader: this, at_ms: unix_ms() };
+            proposed = propose(&raft, &lead).await;
+        }
+        match proposed {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(error, "the leadership could not be opened yet"),
+        }
+        if !raft.is_leader() {
+            return;
+        }
+        tokio::time::sleep(OPENING_PAUSE).await;
+    }
+}
+
+async fn propose(raft: &Raft, command: &Command) -> Result<(), String> {
+    let written = raft.client_write(Proposal(command.encode().into())).await;
+    written.map(drop).map_err(|error| error.to_string())
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

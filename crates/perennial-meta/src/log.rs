@@ -1,0 +1,403 @@
+//! The Raft log and vote: the crate `raft-log` behind openraft's storage traits.
+//!
+//! One worker thread of that crate writes and calls `fdatasync`. At most one flush is in flight: what is appended
+//! meanwhile gathers in memory and goes with the next one, so that many writers share a sync. openraft is told of
+//! entries and votes only after the sync that covers them. The first error ends the log for good: a failed sync is
+//! never tried again, since the kernel may have dropped the pages it could not write.
+//!
+//! ```text
+//! append ─> WAL buffer ─┐                        ┌─> openraft: these entries are durable
+//! save_vote ─> buffer ──┴─> flush (one at a time) ─┤
+//!                              ▲                  └─> next flush, if anything waits
+//!                              └──────────────────────────┘
+//! ```
+
+mod stored;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::{Callback, RaftLog};
+use tokio::sync::oneshot;
+
+use crate::error::OpenError;
+use crate::marker::MarkerFile;
+use crate::raft::{Entry, LogId, TypeConfig, Vote, log_id};
+use stored::{StoredLogId, StoredPayload, StoredVote, Wal};
+
+/// Size at which a file of the log is closed. Entries of the open file stay in memory, so this bounds that memory too.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Records after which a file of the log is closed, for the same reason.
+const FILE_RECORDS_MAX: usize = 8192;
+
+/// Entries of closed files kept in memory for followers that are a little behind, in number and bytes.
+const CACHE_ENTRIES_MAX: usize = 1024;
+const CACHE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of entries read at once for replication.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// How far the committed index may run ahead of the marker's floor before the marker is written again.
+const MARKER_EVERY: u64 = 1000;
+
+/// The log. Clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    marker: Arc<MarkerFile>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None after [`LogStore::close`].
+    wal: Option<RaftLog<Wal>>,
+    /// What waits for the next flush.
+    waiting: Vec<Waiter>,
+    /// Whether a flush is in flight; its completion starts the next one.
+    flushing: bool,
+    /// Why the log takes nothing any more.
+    failed: Option<String>,
+}
+
+enum Waiter {
+    Entries(IOFlushed<TypeConfig>),
+    Vote(oneshot::Sender<io::Result<()>>),
+    /// Truncation or purge: nobody waits, but it has to reach the disk.
+    Nobody,
+}
+
+/// What one flush covers. Lives in the worker thread until the flush is done.
+pub(crate) struct Flush {
+    log: Weak<Inner>,
+    waiters: Vec<Waiter>,
+    /// Entries up to this one are durable when the flush is done, and committed as far as it is known now.
+    floor: Option<StoredLogId>,
+}
+
+impl LogStore {
+    /// Opens the log. A torn record at its end, never acknowledged, is dropped; any other damage is refused.
+    pub(crate) fn open(dir: &Path, marker: Arc<MarkerFile>) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
+        let mut config = raft_log::Config::new(dir.display());
+        config.wal.chunk_max_size = Some(FILE_BYTES_MAX);
+        config.wal.chunk_max_records = Some(FILE_RECORDS_MAX);
+        config.wal.read_buffer_size = Some(64 << 10);
+        config.wal.flush_batch_wait = Some(Duration::ZERO);
+        // Waiting for room while `State` is locked would wait for the worker, which needs the lock to go on.
+        config.wal.flush_queue_max_bytes = Some(usize::MAX / 2);
+        config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
+        config.log_cache_capacity = Some(CACHE_BYTES_MAX);
+        let opened = std::panic::catch_unwind(|| RaftLog::open(Arc::new(config)));
+        let wal = match opened {
+            Ok(Ok(wal)) => wal,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(OpenError::InUse { path: dir.to_owned() });
+            }
+            Ok(Err(error)) => return Err(OpenError::Damaged { path: dir.to_owned(), what: error.to_string() }),
+            Err(_) => {
+                let what = "the log's files contradict each other".to_owned();
+                return Err(OpenError::Damaged { path: dir.to_owned(), what });
+            }
+        };
+        let state = State { wal: Some(wal), waiting: Vec::new(), flushing: false, failed: None };
+        let log = Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state: Mutex::new(state) }) };
+        log.check_contiguous()?;
+        Ok(log)
+    }
+
+    /// Every entry between the purged and the last one has to be there.
+    fn check_contiguous(&self) -> Result<(), OpenError> {
+        let damaged = |what: String| OpenError::Damaged { path: self.inner.dir.clone(), what };
+        let (first, last) = self.range().map_err(|error| damaged(error.to_string()))?;
+        let state = self.inner.lock();
+        let wal = state.wal().map_err(|error| damaged(error.to_string()))?;
+        let mut next = first;
+        for entry in wal.read(first, last) {
+            let (id, _) = entry.map_err(|error| damaged(error.to_string()))?;
+            if id.index != next {
+                return Err(damaged(format!("entry {next} is missing")));
+            }
+            next += 1;
+        }
+        match next == last {
+            true => Ok(()),
+            false => Err(damaged(format!("entry {next} is missing"))),
+        }
+    }
+
+    /// Indexes of the entries there are: first, and one past the last.
+    fn range(&self) -> io::Result<(u64, u64)> {
+        let state = self.inner.lock();
+        let log_state = state.wal()?.log_state();
+        let next = |id: Option<&StoredLogId>| id.map_or(0, |id| id.index + 1);
+        Ok((next(log_state.purged()), next(log_state.last())))
+    }
+
+    /// Term of the newest vote, 0 when there is none.
+    pub(crate) fn term(&self) -> io::Result<u64> {
+        Ok(self.inner.lock().wal()?.log_state().vote().map_or(0, |vote| vote.term))
+    }
+
+    /// Id of the last entry, or of the last purged one.
+    pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
+        Ok(self.inner.lock().wal()?.log_state().last().map(LogId::from))
+    }
+
+    /// Whether entries at its beginning have been purged, so that a snapshot is needed to rebuild the state.
+    pub(crate) fn is_purged(&self) -> bool {
+        self.inner.lock().wal().is_ok_and(|wal| wal.log_state().purged().is_some())
+    }
+
+    /// Writes what is left and closes the files. Blocks. Everything else fails afterwards.
+    pub(crate) fn close(&self) {
+        let wal = self.inner.lock().wal.take();
+        drop(wal);
+    }
+
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let state = self.inner.lock();
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in state.wal()?.read(from, to) {
+            let (id, payload) = entry?;
+            bytes += payload.size();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(Entry { log_id: id.into(), payload: payload.into() });
+        }
+        Ok(entries)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held is a bug that has ended its task; the log itself refuses half-done records.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that something waits, and starts a flush unless one is in flight.
+    fn submit(self: &Arc<Self>, state: &mut State, waiter: Waiter) -> io::Result<()> {
+        state.waiting.push(waiter);
+        match state.flushing {
+            true => Ok(()),
+            false => self.flush(state),
+        }
+    }
+
+    fn flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let waiters = std::mem::take(&mut state.waiting);
+        let wal = state.wal_mut()?;
+        let log_state = wal.log_state();
+        let floor = log_state.committed().min(log_state.last()).copied();
+        let flush = Flush { log: Arc::downgrade(self), waiters, floor };
+        wal.flush(true, Some(flush))?;
+        state.flushing = true;
+        Ok(())
+    }
+}
+
+impl State {
+    fn wal(&self) -> io::Result<&RaftLog<Wal>> {
+        self.check()?;
+        self.wal.as_ref().ok_or_else(closed)
+    }
+
+    fn wal_mut(&mut self) -> io::Result<&mut RaftLog<Wal>> {
+        self.check()?;
+        self.wal.as_mut().ok_or_else(closed)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.failed.as_ref().map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())))
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the log is closed")
+}
+
+impl Callback for Flush {
+    fn send(mut self, result: io::Result<()>) {
+        let failed = result.as_ref().err().map(|error| (error.kind(), error.to_string()));
+        for waiter in self.waiters.drain(..) {
+            waiter.tell(match &failed {
+                None => Ok(()),
+                Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+            });
+        }
+        let (None, Some(log)) = (failed, self.log.upgrade()) else { return };
+        let marked = match self.floor {
+            Some(floor) if floor.index >= log.marker.index_floor() + MARKER_EVERY => log.marker.raise_index(floor.index),
+            _ => Ok(()),
+        };
+        let mut state = log.lock();
+        state.flushing = false;
+        let flushed = marked.and_then(|()| match state.waiting.is_empty() {
+            true => Ok(()),
+            false => log.flush(&mut state),
+        });
+        if let Err(error) = flushed {
+            state.failed = Some(error.to_string());
+            let waiting = std::mem::take(&mut state.waiting);
+            waiting.into_iter().for_each(|waiter| waiter.tell(Err(io::Error::new(error.kind(), error.to_string()))));
+        }
+    }
+}
+
+impl Drop for Flush {
+    /// The worker ended without a result.
+    fn drop(&mut self) {
+        for waiter in self.waiters.drain(..) {
+            waiter.tell(Err(io::Error::other("the log's writer has stopped")));
+        }
+    }
+}
+
+impl Waiter {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Self::Entries(callback) => callback.io_completed(result),
+            // openraft has stopped when nobody receives.
+            Self::Vote(reply) => drop(reply.send(result)),
+            Self::Nobody => {}
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// The last owner may be the log's own worker thread, which cannot wait for itself to end.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wal) = state.wal.take() {
+            let closing = std::thread::Builder::new().name("meta-log-close".to_owned()).spawn(move || drop(wal));
+            if let Err(error) = closing {
+                tracing::warn!(%error, "the log was not closed in an orderly way");
+            }
+        }
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        if from >= to { Ok(Vec::new()) } else { self.read(from, to, usize::MAX) }
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        if start >= end { Ok(Vec::new()) } else { self.read(start, end, READ_BYTES_MAX) }
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.inner.lock().wal()?.log_state().vote().map(Vote::from))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.inner.lock();
+        let log_state = state.wal()?.log_state();
+        let id = |id: Option<&StoredLogId>| id.map(LogId::from);
+        Ok(LogState { last_purged_log_id: id(log_state.purged()), last_log_id: id(log_state.last()) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (reply, durable) = oneshot::channel();
+        {
+            let mut state = self.inner.lock();
+            state.wal_mut()?.save_vote(StoredVote::from(vote))?;
+            self.inner.submit(&mut state, Waiter::Vote(reply))?;
+        }
+        durable.await.map_err(|_| io::Error::other("the log's writer has stopped"))??;
+        // After the vote, so that the floor is never above what is stored.
+        let (marker, term) = (self.inner.marker.clone(), vote.leader_id.term);
+        tokio::task::spawn_blocking(move || marker.raise_term(term)).await.map_err(io::Error::other)?
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let mut state = self.inner.lock();
+        let wal = state.wal_mut()?;
+        // A hint that saves work at the next start; it goes to the disk with whatever is flushed next. After a
+        // snapshot was installed it can be ahead of the log, and then it is not needed.
+        match committed.map(|id| StoredLogId::from(&id)) {
+            Some(id) if Some(&id) <= wal.log_state().last() && Some(&id) > wal.log_state().committed() => {
+                wal.commit(id).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.inner.lock().wal()?.log_state().committed().map(LogId::from))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut state = self.inner.lock();
+        let wal = state.wal_mut()?;
+        for entry in entries {
+            wal.append([(StoredLogId::from(&entry.log_id), StoredPayload::try_from(entry.payload)?)])?;
+        }
+        self.inner.submit(&mut state, Waiter::Entries(callback))
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let mut state = self.inner.lock();
+        state.wal_mut()?.truncate(last_log_id.map_or(0, |id| id.index + 1))?;
+        self.inner.submit(&mut state, Waiter::Nobody)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let mut state = self.inner.lock();
+        state.wal_mut()?.purge(StoredLogId::from(&upto))?;
+        self.inner.submit(&mut state, Waiter::Nobody)
+    }
+}
+
+impl From<&StoredLogId> for LogId {
+    fn from(id: &StoredLogId) -> Self {
+        log_id(id.term, id.index)
+    }
+}
+
+impl From<StoredLogId> for LogId {
+    fn from(id: StoredLogId) -> Self {
+        log_id(id.term, id.index)
+    }
+}
+
+#[cfg(test)]
+mod tests;

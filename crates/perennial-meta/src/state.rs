@@ -1,0 +1,213 @@
+//! The applied state on disk: one sled tree.
+//!
+//! sled is a cache of *snapshot file + log* that need not survive: it is never synced on the way of a commit, and a
+//! directory that is damaged, half-installed or not of this cluster is deleted and filled again. sled answers damage
+//! with panics, so every call into it is guarded and becomes an error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::OpenError;
+use crate::kv::{self, Change, Kind, StateError, View, read};
+use crate::raft::{LogId, StoredMembership, log_id, term_of};
+
+/// Memory sled may use to cache pages: well below the 30 MB an idle JobManager may use.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// Key-value pairs written in one batch while a snapshot is installed.
+const INSTALL_BATCH: usize = 1000;
+
+/// The state. Clones share it.
+#[derive(Clone)]
+pub(crate) struct StateDb {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    db: sled::Db,
+    /// Held for reading by readers, for writing while a snapshot replaces everything.
+    installing: RwLock<()>,
+}
+
+impl StateDb {
+    /// Opens the state; deletes what is not usable and starts empty.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+        if rebuild_mark(dir).exists() {
+            tracing::warn!(dir = %dir.display(), "the state could not be read before; it is rebuilt from snapshot and log");
+            remove(dir)?;
+        }
+        let reason = match open_checked(dir) {
+            Ok(state) => return Ok(state),
+            Err(reason) => reason,
+        };
+        tracing::warn!(dir = %dir.display(), reason, "the state is not usable; it is rebuilt from snapshot and log");
+        remove(dir)?;
+        open_checked(dir).map_err(|what| OpenError::Damaged { path: dir.to_owned(), what })
+    }
+
+    /// Throws everything away.
+    pub(crate) fn reset(self) -> Result<Self, OpenError> {
+        let dir = self.inner.dir.clone();
+        drop(self);
+        remove(&dir)?;
+        Self::open(&dir)
+    }
+
+    /// The last entry applied.
+    pub(crate) fn applied(&self) -> Result<Option<LogId>, StateError> {
+        Ok(read::<kv::applied::Applied>(self, &())?.map(|(term, index)| log_id(term, index)))
+    }
+
+    /// The membership in force at the last entry applied.
+    pub(crate) fn membership(&self) -> Result<StoredMembership, StateError> {
+        Ok(read::<kv::membership::Membership>(self, &())?.unwrap_or_default())
+    }
+
+    /// Writes the changes of one entry together with its id: all or nothing.
+    pub(crate) fn write(&self, id: &LogId, changes: Vec<Change>) -> Result<(), StateError> {
+        let mut batch = sled::Batch::default();
+        for change in changes {
+            match change {
+                Change::Put(key, value) => batch.insert(key, value),
+                Change::Delete(key) => batch.remove(key),
+            }
+        }
+        put_applied(&mut batch, id);
+        guarded(|| self.inner.db.apply_batch(batch))
+    }
+
+    /// Gives every pair to `visit`, in order of key.
+    pub(crate) fn each<E: From<StateError>>(
+        &self,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut pairs = self.inner.db.iter();
+        while let Some((key, value)) = guarded(|| pairs.next().transpose())? {
+            visit(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces everything by the pairs of a snapshot taken at `id`.
+    ///
+    /// The id of the last entry goes first and comes back last: a state without it is not used.
+    pub(crate) fn install<E: From<StateError>>(
+        &self,
+        id: Option<&LogId>,
+        mut pairs: impl FnMut() -> Result<Option<(Vec<u8>, Vec<u8>)>, E>,
+    ) -> Result<(), E> {
+        let _alone = self.inner.installing.write().unwrap_or_else(PoisonError::into_inner);
+        let db = &self.inner.db;
+        guarded(|| db.remove(kv::applied::Applied::key(&())).and_then(|_| db.clear()))?;
+        let mut batch = sled::Batch::default();
+        let mut size = 0;
+        while let Some((key, value)) = pairs()? {
+            if key == kv::applied::Applied::key(&()) {
+                continue;
+            }
+            batch.insert(key, value);
+            size += 1;
+            if size == INSTALL_BATCH {
+                guarded(|| db.apply_batch(std::mem::take(&mut batch)))?;
+                size = 0;
+            }
+        }
+        if let Some(id) = id {
+            put_applied(&mut batch, id);
+        }
+        guarded(|| db.apply_batch(batch))?;
+        Ok(())
+    }
+
+    /// Sees to it that the next start rebuilds the state.
+    pub(crate) fn mark_for_rebuild(&self) {
+        if let Err(error) = std::fs::write(rebuild_mark(&self.inner.dir), []) {
+            tracing::error!(%error, dir = %self.inner.dir.display(), "could not mark the state for a rebuild; remove it by hand");
+        }
+    }
+
+    /// Writes what sled has in memory, so that the next start need not apply it again. Blocks.
+    pub(crate) fn flush(&self) -> Result<(), StateError> {
+        guarded(|| self.inner.db.flush().map(drop))
+    }
+}
+
+impl View for StateDb {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        guarded(|| self.inner.db.get(key)).map(|value| value.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
+        guarded(|| self.inner.db.scan_prefix(prefix).values().map(|value| value.map(|value| value.to_vec())).collect())
+    }
+}
+
+/// A [`View`] for readers: waits while a snapshot is installed.
+pub(crate) struct Shared<'a>(pub(crate) &'a StateDb);
+
+impl View for Shared<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let _whole = self.0.inner.installing.read().unwrap_or_else(PoisonError::into_inner);
+        self.0.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
+        let _whole = self.0.inner.installing.read().unwrap_or_else(PoisonError::into_inner);
+        self.0.scan(prefix)
+    }
+}
+
+/// Records the last entry applied.
+fn put_applied(batch: &mut sled::Batch, id: &LogId) {
+    batch.insert(kv::applied::Applied::key(&()), kv::applied::Applied::encode(&(term_of(id), id.index)));
+}
+
+/// Opens sled and reads all of it once, so that damage shows now. The error is for people.
+fn open_checked(dir: &Path) -> Result<StateDb, String> {
+    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).use_compression(false);
+    let db = guarded(|| config.open()).map_err(|error| error.to_string())?;
+    let state = StateDb { inner: Arc::new(Inner { dir: dir.to_owned(), db, installing: RwLock::new(()) }) };
+    let mut pairs = 0_usize;
+    state.each::<StateError>(|_, _| Ok(pairs += 1)).map_err(|error| error.to_string())?;
+    let applied = state.applied().map_err(|error| error.to_string())?;
+    state.membership().map_err(|error| error.to_string())?;
+    match applied {
+        None if pairs > 0 => Err("a snapshot was being installed when the process ended".to_owned()),
+        _ => Ok(state),
+    }
+}
+
+fn rebuild_mark(dir: &Path) -> PathBuf {
+    dir.with_extension("rebuild")
+}
+
+/// Deletes the directory, then the mark that asked for it.
+fn remove(dir: &Path) -> Result<(), OpenError> {
+    for (path, removed) in [
+        (dir.to_owned(), std::fs::remove_dir_all(dir)),
+        (rebuild_mark(dir), std::fs::remove_file(rebuild_mark(dir))),
+    ] {
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::io("remove", &path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Calls sled, which may panic on damage.
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StateError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(StateError(format!("sled: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            Err(StateError(format!("sled: {}", text.unwrap_or_else(|| "it panicked".to_owned()))))
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Starts and stops members, and waits for what they should come to.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use perennial_meta::{Command, MetaConfig, MetaStore, OpenError, Outcome, Peer, Written};
+use perennial_types::{ArtifactDigest, JobManagerId};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Time a condition has to come true; far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` gives a value.
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A running member.
+pub(crate) struct Member {
+    pub(crate) store: MetaStore,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+/// A group, its directories and addresses; members come and go.
+pub(crate) struct Group {
+    root: tempfile::TempDir,
+    peers: Vec<Peer>,
+    pub(crate) snapshot_entries: u64,
+    pub(crate) log_entries_kept: u64,
+    pub(crate) members: Vec<Option<Member>>,
+}
+
+impl Group {
+    /// A group of `count` members with free ports, none of which runs.
+    pub(crate) async fn new(count: usize) -> Self {
+        let mut listeners = Vec::new();
+        for _ in 0..count {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let peers = (1..).zip(&listeners).map(|(id, listener)| Peer {
+            id: JobManagerId(id),
+            name: format!("jm-{id}"),
+            address: listener.local_addr().unwrap().to_string(),
+        });
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            peers: peers.collect(),
+            snapshot_entries: 10_000,
+            log_entries_kept: 50_000,
+            members: (0..count).map(|_| None).collect(),
+        }
+    }
+
+    /// The same with all members running and one of them serving.
+    pub(crate) async fn started(count: usize) -> Self {
+        let mut group = Self::new(count).await;
+        group.start_all().await;
+        group.leader().await;
+        group
+    }
+
+    pub(crate) fn dir(&self, n: usize) -> PathBuf {
+        self.root.path().join(n.to_string())
+    }
+
+    pub(crate) fn config(&self, n: usize) -> MetaConfig {
+        MetaConfig {
+            data_dir: self.dir(n),
+            this: JobManagerId(n as u64 + 1),
+            peers: self.peers.clone(),
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            snapshot_entries: self.snapshot_entries,
+            log_entries_kept: self.log_entries_kept,
+        }
+    }
+
+    pub(crate) async fn try_start(&mut self, n: usize) -> Result<(), OpenError> {
+        let store = MetaStore::open(self.config(n)).await?;
+        let address = self.peers[n].address.clone();
+        let listener = eventually("the port is free again", async || TcpListener::bind(&address).await.ok()).await;
+        let stop = CancellationToken::new();
+        let (service, stopped) = (store.raft_service(), stop.clone());
+        let server = tokio::spawn(async move {
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+            stopped.run_until_cancelled(serving).await;
+        });
+        self.members[n] = Some(Member { store, stop, server });
+        Ok(())
+    }
+
+    pub(crate) async fn start(&mut self, n: usize) {
+        self.try_start(n).await.unwrap();
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        for n in 0..self.members.len() {
+            self.start(n).await;
+        }
+    }
+
+    /// Stops a member in an orderly way.
+    pub(crate) async fn stop(&mut self, n: usize) {
+        let member = self.members[n].take().unwrap();
+        member.store.shutdown().await;
+        member.stop.cancel();
+        member.server.await.unwrap();
+    }
+
+    pub(crate) async fn stop_all(&mut self) {
+        for n in 0..self.members.len() {
+            if self.members[n].is_some() {
+                self.stop(n).await;
+            }
+        }
+    }
+
+    pub(crate) fn store(&self, n: usize) -> &MetaStore {
+        &self.members[n].as_ref().unwrap().store
+    }
+
+    pub(crate) fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.members.len()).filter(|n| self.members[*n].is_some())
+    }
+
+    /// The member that serves.
+    pub(crate) async fn leader(&self) -> usize {
+        eventually("a member serves", async || {
+            self.running().find(|n| self.store(*n).leadership().borrow().serving.is_some())
+        })
+        .await
+    }
+
+    /// A running member that does not serve.
+    pub(crate) async fn follower(&self) -> usize {
+        let leader = self.leader().await;
+        self.running().find(|n| *n != leader).unwrap()
+    }
+
+    /// Writes an artifact record with this number through whoever leads.
+    pub(crate) async fn write(&self, number: u64) -> Written {
+        let command = artifact(number);
+        eventually("a write succeeds", async || {
+            let leader = self.leader().await;
+            self.store(leader).write(command.clone()).await.ok()
+        })
+        .await
+    }
+
+    /// Writes many at once.
+    pub(crate) async fn write_many(&self, numbers: std::ops::Range<u64>) {
+        let leader = self.leader().await;
+        let store = self.store(leader);
+        let writes = numbers.map(|number| store.write(artifact(number)));
+        for written in futures_util::future::join_all(writes).await {
+            assert_eq!(written.unwrap().outcome, Outcome::Done);
+        }
+    }
+
+    /// Waits until a member has applied the artifact record with this number.
+    pub(crate) async fn await_artifact(&self, n: usize, number: u64) {
+        eventually(&format!("member {n} applies artifact {number}"), async || {
+            self.store(n).state().artifact(digest(number)).unwrap()
+        })
+        .await;
+    }
+}
+
+pub(crate) fn digest(number: u64) -> ArtifactDigest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    ArtifactDigest::from_bytes(bytes)
+}
+
+pub(crate) fn artifact(number: u64) -> Command {
+    Command::AddArtifact {
+        digest: digest(number),
+        name: "x".repeat(180),
+        size: number,
+        holders: vec![JobManagerId(1)],
+    }
+}
+
+/// Copies a directory and all below it.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Members that must not take part.

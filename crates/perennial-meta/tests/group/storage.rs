@@ -1,0 +1,1 @@
+//! Damage, snapshots, rebuilding.
