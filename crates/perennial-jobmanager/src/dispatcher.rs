@@ -1,0 +1,235 @@
+//! The Dispatcher as this member offers it.
+//!
+//! [`DispatcherHandle`] is for clients and REST: it goes to the leader wherever that is. [`LeaderOnly`] is what other
+//! members are offered on the RPC port: it never forwards, so no request can travel in circles.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use perennial_meta::MetaStore;
+use perennial_rpc::dispatcher::{
+    CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
+    MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+};
+use perennial_rpc::transport;
+use perennial_types::{JobId, JobManagerId, RequestId};
+
+use crate::leader::{Leader, unreadable};
+use crate::role::{RoleWatch, Route, lead_here, route};
+
+/// Attempts to find and reach the leader. Between two the role may change; a third leader in one request's time means
+/// that something is wrong which the client should hear of.
+const ATTEMPTS: usize = 3;
+
+/// Pause after a leader was not reached: time for this member to hear of the next one.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections to other members kept for forwarding: more than a group has members.
+const CLIENTS_MAX: usize = 16;
+
+/// This member as others see it, with or without a leader.
+#[derive(Clone)]
+pub(crate) struct Local {
+    pub(crate) this: JobManagerId,
+    pub(crate) meta: MetaStore,
+}
+
+impl Local {
+    fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
+        let view = self.meta.leadership().borrow().clone();
+        let members = self.meta.members().into_iter().map(|member| MemberSummary {
+            id: member.id,
+            name: member.name,
+            address: member.address,
+            voter: member.voter,
+            lag: member.lag,
+        });
+        Ok(ClusterStatus {
+            cluster: self.meta.state().cluster_id().map_err(unreadable)?,
+            from: self.this,
+            epoch: view.epoch,
+            leader: view.leader.map(|leader| leader.id),
+            applied: self.meta.state().applied(),
+            members: members.collect(),
+        })
+    }
+}
+
+/// The Dispatcher, wherever the leader is. Cheap to clone.
+///
+/// A request waits up to two seconds for an election to end. What fails because the leader changed or was not reached is
+/// tried again, which is safe because every request is idempotent.
+#[derive(Clone)]
+pub struct DispatcherHandle {
+    local: Local,
+    role: RoleWatch,
+    clients: Arc<Mutex<HashMap<String, DispatcherClient>>>,
+}
+
+impl std::fmt::Debug for DispatcherHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DispatcherHandle").field("this", &self.local.this).finish_non_exhaustive()
+    }
+}
+
+/// Errors that may go away with another attempt.
+trait MayPass {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for Unavailable {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::NoLeader { .. } | Self::Unreachable { .. })
+    }
+}
+
+impl MayPass for SubmitJobError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if error.may_pass())
+    }
+}
+
+impl MayPass for CancelJobError {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if error.may_pass())
+    }
+}
+
+impl DispatcherHandle {
+    pub(crate) fn new(local: Local, role: RoleWatch) -> Self {
+        Self { local, role, clients: Arc::default() }
+    }
+
+    fn client(&self, address: &str) -> Result<DispatcherClient, Unavailable> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(address) {
+            return Ok(client.clone());
+        }
+        let unreachable = |error: transport::AddressError| Unavailable::Unreachable { reason: error.to_string() };
+        let client = DispatcherClient::new(transport::channel(address).map_err(unreachable)?, address);
+        if clients.len() >= CLIENTS_MAX {
+            clients.clear();
+        }
+        clients.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    /// Carries a request out here or at the leader, again when the leader changed meanwhile.
+    async fn at_leader<T, E, H, HF, R, RF>(&self, here: H, there: R) -> Result<T, E>
+    where
+        E: From<Unavailable> + MayPass,
+        H: Fn(Arc<Leader>) -> HF,
+        HF: Future<Output = Result<T, E>>,
+        R: Fn(DispatcherClient) -> RF,
+        RF: Future<Output = Result<T, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            let result = match route(&self.role).await? {
+                Route::Here(leader) => here(leader).await,
+                Route::There(address) => there(self.client(&address)?).await,
+            };
+            match result {
+                Err(error) if error.may_pass() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+impl DispatcherGateway for DispatcherHandle {
+    async fn submit_job(&self, job: SubmitJob) -> Result<JobId, SubmitJobError> {
+        // An id chosen before the first attempt: whichever attempt is recorded, it is the same job.
+        let job = SubmitJob { job: job.job.or_else(|| Some(JobId::random())), ..job };
+        self.at_leader(
+            |leader| {
+                let job = job.clone();
+                async move { leader.submit(job).await }
+            },
+            |client| {
+                let job = job.clone();
+                async move { client.submit_job(job).await }
+            },
+        )
+        .await
+    }
+
+    async fn cancel_job(&self, job: JobId, request: RequestId) -> Result<(), CancelJobError> {
+        self.at_leader(
+            |leader| async move { leader.cancel(job, request).await },
+            |client| async move { client.cancel_job(job, request).await },
+        )
+        .await
+    }
+
+    async fn list_jobs(&self) -> Result<Vec<JobSummary>, Unavailable> {
+        self.at_leader(|leader| async move { leader.list().await }, |client| async move { client.list_jobs().await })
+            .await
+    }
+
+    async fn job(&self, job: JobId) -> Result<Option<JobDetails>, Unavailable> {
+        self.at_leader(|leader| async move { leader.job(job).await }, |client| async move { client.job(job).await })
+            .await
+    }
+
+    async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {
+        self.at_leader(
+            |leader| async move { leader.watch(job).await },
+            |client| async move { client.watch_job(job).await },
+        )
+        .await
+    }
+
+    async fn taskmanagers(&self) -> Result<Vec<TaskManagerSummary>, Unavailable> {
+        self.at_leader(
+            |leader| async move { leader.taskmanagers().await },
+            |client| async move { client.taskmanagers().await },
+        )
+        .await
+    }
+
+    async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
+        self.local.cluster_status()
+    }
+}
+
+/// The Dispatcher if this member leads, else a refusal that names who does.
+#[derive(Clone)]
+pub(crate) struct LeaderOnly {
+    pub(crate) local: Local,
+    pub(crate) role: RoleWatch,
+}
+
+impl DispatcherGateway for LeaderOnly {
+    async fn submit_job(&self, job: SubmitJob) -> Result<JobId, SubmitJobError> {
+        lead_here(&self.role).await?.submit(job).await
+    }
+
+    async fn cancel_job(&self, job: JobId, request: RequestId) -> Result<(), CancelJobError> {
+        lead_here(&self.role).await?.cancel(job, request).await
+    }
+
+    async fn list_jobs(&self) -> Result<Vec<JobSummary>, Unavailable> {
+        lead_here(&self.role).await?.list().await
+    }
+
+    async fn job(&self, job: JobId) -> Result<Option<JobDetails>, Unavailable> {
+        lead_here(&self.role).await?.job(job).await
+    }
+
+    async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {
+        lead_here(&self.role).await?.watch(job).await
+    }
+
+    async fn taskmanagers(&self) -> Result<Vec<TaskManagerSummary>, Unavailable> {
+        lead_here(&self.role).await?.taskmanagers().await
+    }
+
+    async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
+        self.local.cluster_status()
+    }
+}

@@ -1,0 +1,314 @@
+//! The JobMaster: the task that owns the core of one job and performs what it decides.
+
+mod view;
+mod wire;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use perennial_base::Backoff;
+use perennial_coordination::execution_graph::Placement;
+use perennial_coordination::job::{Effect, Event, Intent, Job, Timer};
+use perennial_meta::{ArtifactRecord, Command, ExecutionRecord, MetaStore, Outcome, WriteError};
+use perennial_types::{Incarnation, JobGraph, JobId, JobStatus, PlanRequest, TaskManagerId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::masters::{JobMasterHandle, JobView, Mail};
+use crate::resource_manager::{Offer, ResourceManagerHandle};
+use crate::session::Sessions;
+use crate::unix_ms;
+
+/// Mail waiting for a JobMaster: the reports of a large job's deployment; senders wait when it is full.
+const INBOX_CAPACITY: usize = 1024;
+
+/// Mail taken at once, before the job is shown anew: bounds how long a change stays unseen.
+const BATCH_MAX: usize = 256;
+
+/// First and longest wait between attempts to record something: the log is not there during an election.
+const RECORD_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// What does not change about a job.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) job: JobId,
+    pub(crate) graph: JobGraph,
+    pub(crate) plan: PlanRequest,
+    pub(crate) artifact: ArtifactRecord,
+    pub(crate) submitted_ms: u64,
+    pub(crate) restarts: u32,
+    /// Effective options of the job.
+    pub(crate) config: BTreeMap<String, String>,
+}
+
+/// Where a TaskManager of the job is and which life of it got the tasks.
+struct Place {
+    host: String,
+    incarnation: Incarnation,
+}
+
+/// The owner of one job. See the [module](self).
+pub(crate) struct JobMaster {
+    about: Arc<About>,
+    job: Job,
+    inbox: mpsc::Receiver<Mail>,
+    offers: watch::Receiver<Offer>,
+    offered: watch::Sender<Offer>,
+    /// Writes and timers; each ends with what it has to tell the job.
+    tasks: JoinSet<Event>,
+    /// Intents behind the one that is being recorded, oldest first.
+    intents: VecDeque<Intent>,
+    recording: bool,
+    places: HashMap<TaskManagerId, Place>,
+    ended_ms: Option<u64>,
+    closed: bool,
+    view: watch::Sender<Arc<JobView>>,
+    meta: MetaStore,
+    resources: ResourceManagerHandle,
+    sessions: Arc<Sessions>,
+}
+
+impl JobMaster {
+    /// A JobMaster that has not started, and its handle. `places` are lives of TaskManagers known from the log.
+    pub(crate) fn new(
+        about: About,
+        job: Job,
+        places: impl IntoIterator<Item = (TaskManagerId, Incarnation)>,
+        meta: MetaStore,
+        resources: ResourceManagerHandle,
+        sessions: Arc<Sessions>,
+    ) -> (Self, JobMasterHandle) {
+        let about = Arc::new(about);
+        let (sender, inbox) = mpsc::channel(INBOX_CAPACITY);
+        let (offered, offers) = watch::channel(Offer::None);
+        let places: HashMap<TaskManagerId, Place> =
+            places.into_iter().map(|(id, incarnation)| (id, Place { host: String::new(), incarnation })).collect();
+        let first = view::of(&about, &job, &places, None);
+        let (view, shown) = watch::channel(Arc::new(first));
+        let this = Self {
+            about: Arc::clone(&about),
+            job,
+            inbox,
+            offers,
+            offered,
+            tasks: JoinSet::new(),
+            intents: VecDeque::new(),
+            recording: false,
+            places,
+            ended_ms: None,
+            closed: false,
+            view,
+            meta,
+            resources,
+            sessions,
+        };
+        (this, JobMasterHandle { about, inbox: sender, view: shown })
+    }
+
+    /// Runs the job until it has ended and is cleaned up.
+    pub(crate) async fn run(mut self) {
+        let mut events = vec![Event::Start];
+        while !self.closed {
+            for event in events {
+                let before = self.job.status();
+                let effects = self.job.apply(unix_ms(), event);
+                self.log_change(before);
+                for effect in effects {
+                    self.perform(effect).await;
+                }
+            }
+            self.show();
+            if self.closed {
+                return;
+            }
+            events = self.next_events().await;
+        }
+    }
+
+    /// Waits for something to happen, and takes what has happened besides.
+    async fn next_events(&mut self) -> Vec<Event> {
+        tokio::select! {
+            Some(mail) = self.inbox.recv() => self.read(mail),
+            Some(Ok(event)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                if matches!(event, Event::Recorded { .. } | Event::NotRecorded { .. }) {
+                    self.recording = false;
+                    self.record_next();
+                }
+                vec![event]
+            }
+            Ok(()) = self.offers.changed() => self.read_offer(),
+        }
+    }
+
+    fn read(&mut self, mail: Mail) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut next = Some(mail);
+        while let Some(mail) = next {
+            match mail {
+                Mail::Event(event) => events.push(event),
+                Mail::Here { host, event } => {
+                    if let Event::TaskManagerHere { taskmanager, .. } = &event
+                        && let Some(place) = self.places.get_mut(taskmanager)
+                    {
+                        place.host = host;
+                    }
+                    events.push(event);
+                }
+                Mail::Progress(counters) => {
+                    events
+                        .extend(counters.into_iter().map(|(attempt, counters)| Event::Progress { attempt, counters }));
+                }
+            }
+            next = if events.len() < BATCH_MAX { self.inbox.try_recv().ok() } else { None };
+        }
+        events
+    }
+
+    fn read_offer(&mut self) -> Vec<Event> {
+        match self.offers.borrow_and_update().clone() {
+            Offer::None => Vec::new(),
+            Offer::Missing(text) => {
+                debug!(job_id = %self.about.job, reason = text, "job waits for slots");
+                vec![Event::SlotsMissing(text)]
+            }
+            Offer::Granted(slots) => {
+                let mut assignments = Vec::with_capacity(slots.len());
+                for slot in slots {
+                    let place = Place { host: slot.host, incarnation: slot.incarnation };
+                    self.places.insert(slot.assignment.taskmanager.clone(), place);
+                    assignments.push(slot.assignment);
+                }
+                vec![Event::SlotsGranted(assignments)]
+            }
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        let job = self.about.job;
+        match effect {
+            Effect::Record(intent) => {
+                if matches!(intent, Intent::End { .. }) {
+                    // What has not begun to be recorded is no news any more.
+                    self.intents.clear();
+                }
+                self.intents.push_back(intent);
+                self.record_next();
+            }
+            Effect::RequestSlots(count) => self.resources.request(job, count, self.offered.clone()).await,
+            Effect::ReleaseSlotsOn(taskmanager) => self.resources.release_on(job, taskmanager).await,
+            Effect::ReleaseSlots => self.resources.release(job).await,
+            Effect::Send { taskmanager, index, command } => {
+                let kind = command.kind();
+                self.sessions.command(&taskmanager, index, job, Some(kind), wire::action(&self.about, command));
+            }
+            Effect::SetTimer(timer, after) => self.set_timer(timer, after),
+            Effect::Close => self.closed = true,
+        }
+    }
+
+    fn set_timer(&mut self, timer: Timer, after: Duration) {
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            Event::TimerFired(timer)
+        });
+    }
+
+    /// Records intents one after the other: their order in the log is the order they were decided in.
+    fn record_next(&mut self) {
+        if self.recording {
+            return;
+        }
+        let Some(intent) = self.intents.pop_front() else { return };
+        self.recording = true;
+        let kind = intent.kind();
+        if matches!(intent, Intent::End { .. }) {
+            self.ended_ms = Some(unix_ms());
+        }
+        let command = self.command_of(intent);
+        let (meta, job) = (self.meta.clone(), self.about.job);
+        self.tasks.spawn(async move {
+            match record(&meta, job, command).await {
+                Ok(index) => Event::Recorded { kind, index },
+                Err(reason) => Event::NotRecorded { kind, reason },
+            }
+        });
+    }
+
+    fn command_of(&self, intent: Intent) -> Command {
+        let (job, at_ms) = (self.about.job, unix_ms());
+        match intent {
+            Intent::Placement(placements) => {
+                let executions = placements.into_iter().map(|placement| self.execution_record(placement)).collect();
+                Command::PlaceExecutions { job, executions, at_ms }
+            }
+            Intent::Running => Command::SetStatus { job, status: JobStatus::Running, at_ms, failure: None },
+            Intent::Failing { cause } => {
+                Command::SetStatus { job, status: JobStatus::Failing, at_ms, failure: Some(cause) }
+            }
+            Intent::FinishExecutions { attempts } => Command::FinishExecutions { job, attempts },
+            Intent::End { status, failure } => {
+                Command::EndJob { job, status, at_ms: self.ended_ms.unwrap_or(at_ms), failure }
+            }
+        }
+    }
+
+    fn execution_record(&self, Placement { attempt, assignment }: Placement) -> ExecutionRecord {
+        let place = self.places.get(&assignment.taskmanager);
+        ExecutionRecord {
+            attempt,
+            incarnation: place.map_or(Incarnation::from_bytes([0; 16]), |place| place.incarnation),
+            taskmanager: assignment.taskmanager,
+            slot: assignment.slot,
+            allocation: assignment.allocation,
+        }
+    }
+
+    fn log_change(&self, before: JobStatus) {
+        let (job_id, status) = (self.about.job, self.job.status());
+        match status {
+            _ if status == before => {}
+            JobStatus::Failing | JobStatus::Failed => {
+                warn!(%job_id, from = %before, to = %status, failure = self.job.failure(), "job changed its status");
+            }
+            _ => info!(%job_id, from = %before, to = %status, "job changed its status"),
+        }
+    }
+
+    fn show(&mut self) {
+        let view = view::of(&self.about, &self.job, &self.places, self.ended_ms);
+        self.view.send_if_modified(|shown| {
+            let changed = **shown != view;
+            if changed {
+                *shown = Arc::new(view);
+            }
+            changed
+        });
+    }
+}
+
+/// Writes a command until it is committed, and returns where; or why it never will be.
+///
+/// Ends only with the task it runs in while the metadata store cannot write: a leader that has lost its quorum keeps what
+/// it wants to record until it is deposed.
+pub(crate) async fn record(meta: &MetaStore, job: JobId, command: Command) -> Result<u64, String> {
+    let mut backoff = Backoff::new(RECORD_RETRY.0, RECORD_RETRY.1);
+    loop {
+        match meta.write(command.clone()).await {
+            Ok(written) => {
+                return match written.outcome {
+                    Outcome::Done | Outcome::Ignored => Ok(written.index),
+                    Outcome::UnknownJob(_) => Err("the job is not known any more".to_owned()),
+                    Outcome::AlreadyEnded(_, status) => Err(format!("the job has ended already: {status}")),
+                    outcome => Err(format!("{outcome:?}")),
+                };
+            }
+            Err(error @ WriteError::TooLarge { .. }) => return Err(error.to_string()),
+            Err(error) => {
+                warn!(job_id = %job, command = command.name(), %error, "not recorded yet, trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}

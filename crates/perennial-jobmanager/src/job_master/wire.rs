@@ -1,0 +1,35 @@
+//! What the core decides, as TaskManagers are told it.
+
+use perennial_coordination::execution_graph::Placement;
+use perennial_coordination::job::Command;
+use perennial_rpc::taskmanager::{Action, Deploy, ExecutorAddress, StartExecutor, TaskDeployment, TaskPlacement};
+
+use super::About;
+
+/// A decision with what it needs besides.
+pub(super) fn action(about: &About, command: Command) -> Action {
+    match command {
+        Command::StartExecutor => Action::StartExecutor(StartExecutor {
+            artifact: about.artifact.digest,
+            artifact_size: about.artifact.size,
+            artifact_name: about.artifact.name.clone(),
+            request: about.plan.clone(),
+            structural_hash: about.graph.structural_hash,
+            config: about.config.clone(),
+        }),
+        Command::Deploy { tasks, placement, executors } => Action::Deploy(Deploy {
+            tasks: tasks.into_iter().map(deployment).collect(),
+            placement: placement.into_iter().map(|(attempt, executor)| TaskPlacement { attempt, executor }).collect(),
+            executors: executors
+                .into_iter()
+                .map(|(taskmanager, data_address)| ExecutorAddress { taskmanager, data_address })
+                .collect(),
+        }),
+        Command::Cancel { attempts } => Action::Cancel { attempts },
+        Command::StopExecutor => Action::StopExecutor,
+    }
+}
+
+fn deployment(Placement { attempt, assignment }: Placement) -> TaskDeployment {
+    TaskDeployment { attempt, slot: assignment.slot, allocation: assignment.allocation }
+}

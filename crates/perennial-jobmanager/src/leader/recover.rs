@@ -1,0 +1,161 @@
+//! From the log to JobMasters: every job that has not ended is taken over; one that cannot be does not hold up the others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use perennial_coordination::execution_graph::{Assignment, Recovered};
+use perennial_coordination::job::{Job, Record};
+use perennial_coordination::slot::Ledger;
+use perennial_coordination::validate;
+use perennial_meta::{ArtifactRecord, Command, DesiredState, JobRecord, MetaStore, PlacedExecution, ReadError};
+use perennial_types::{JobGraph, JobId, JobStatus, PlanRequest};
+use tracing::{error, warn};
+
+use super::Leader;
+use crate::job_master::{About, JobMaster};
+use crate::unix_ms;
+
+/// A job as a new leader finds it.
+pub(super) struct Found {
+    record: JobRecord,
+    executions: Vec<PlacedExecution>,
+    artifact: Option<ArtifactRecord>,
+    index: u64,
+}
+
+/// Reads every job that has not ended, and which slots they hold.
+pub(super) fn read(meta: &MetaStore) -> Result<(Vec<Found>, Ledger), ReadError> {
+    let state = meta.state();
+    let mut ledger = Ledger::default();
+    let mut jobs = Vec::new();
+    for head in state.job_heads()?.into_iter().filter(|head| !head.status.is_globally_terminal()) {
+        let Some(found) = find(meta, head.job)? else { continue };
+        for placed in &found.executions {
+            if !ledger.hold(head.job, &assignment(placed)) {
+                error!(job_id = %head.job, at = ?placed.record, "two jobs hold one slot");
+            }
+        }
+        jobs.push(found);
+    }
+    Ok((jobs, ledger))
+}
+
+fn find(meta: &MetaStore, job: JobId) -> Result<Option<Found>, ReadError> {
+    let state = meta.state();
+    let Some(record) = state.job(job)? else { return Ok(None) };
+    let artifact = state.artifact(record.artifact)?;
+    Ok(Some(Found { executions: state.executions(job)?, artifact, record, index: state.applied() }))
+}
+
+fn assignment(placed: &PlacedExecution) -> Assignment {
+    Assignment {
+        taskmanager: placed.record.taskmanager.clone(),
+        slot: placed.record.slot,
+        allocation: placed.record.allocation,
+    }
+}
+
+/// Options of a job: the cluster's, over them those given at submission, over them those the job set itself.
+fn effective_config(
+    cluster: &BTreeMap<String, String>,
+    plan: &PlanRequest,
+    graph: &JobGraph,
+) -> BTreeMap<String, String> {
+    let mut config = cluster.clone();
+    config.extend(plan.config.clone());
+    config.extend(graph.config.clone());
+    config
+}
+
+impl Leader {
+    /// Gives a job of the log its JobMaster, or ends it with the reason why it cannot have one.
+    pub(super) fn take_over(self: &Arc<Self>, found: Found) {
+        let Found { record, executions, artifact, index } = found;
+        let job_id = record.job;
+        let problem = match (validate(&record.graph), &artifact) {
+            (Err(error), _) => Some(format!("it cannot be recovered: {error}")),
+            (_, None) => Some(format!("it cannot be recovered: artifact {} is not recorded", record.artifact)),
+            _ => None,
+        };
+        let (None, Some(artifact)) = (&problem, artifact) else {
+            let problem = problem.unwrap_or_default();
+            error!(%job_id, problem, "job cannot be taken over");
+            let this = Arc::clone(self);
+            self.tasks.spawn("end-job", perennial_base::OnError::Report, async move {
+                this.end_unstarted(job_id, &problem).await;
+                Ok::<(), std::convert::Infallible>(())
+            });
+            return;
+        };
+        let places: Vec<_> =
+            executions.iter().map(|placed| (placed.record.taskmanager.clone(), placed.record.incarnation)).collect();
+        let recovered = executions
+            .iter()
+            .map(|placed| Recovered {
+                attempt: placed.record.attempt,
+                assignment: assignment(placed),
+                finished: placed.finished,
+            })
+            .collect();
+        let known = Record {
+            status: record.status,
+            failure: record.failure.clone(),
+            cancel_requested: record.desired == DesiredState::Canceled,
+            executions: recovered,
+            index,
+        };
+        let job = Job::recover(record.graph.clone(), self.settings.patience, known);
+        let about = About {
+            job: job_id,
+            config: effective_config(&self.settings.cluster_options, &record.plan, &record.graph),
+            graph: record.graph,
+            plan: record.plan,
+            artifact,
+            submitted_ms: record.submitted_ms,
+            restarts: record.restarts,
+        };
+        let (meta, resources, sessions) = (self.meta.clone(), self.resources.clone(), Arc::clone(&self.sessions));
+        let (master, handle) = JobMaster::new(about, job, places, meta, resources, sessions);
+        self.run_master(master, handle);
+    }
+
+    /// Makes sure that a job of the log has its JobMaster and that the JobMaster knows what the user wants.
+    pub(super) async fn catch_up(self: &Arc<Self>, job: JobId) -> Result<(), ReadError> {
+        if self.masters.get(job).is_none() {
+            match find(&self.meta, job)? {
+                Some(found) if !found.record.status.is_globally_terminal() => self.take_over(found),
+                _ => return Ok(()),
+            }
+        }
+        // Between the read and the JobMaster's start somebody may have cancelled, and found nobody to tell.
+        let state = self.meta.state();
+        if state.job_head(job)?.is_some_and(|head| head.desired == DesiredState::Canceled) {
+            self.tell_cancelled(job, state.applied()).await;
+        }
+        Ok(())
+    }
+
+    /// Looks for jobs of the log without a JobMaster, after a write whose outcome was not known.
+    pub(crate) async fn catch_up_all(self: &Arc<Self>) {
+        let heads = match self.meta.state().job_heads() {
+            Ok(heads) => heads,
+            Err(error) => return warn!(%error, "jobs cannot be read"),
+        };
+        for head in heads.into_iter().filter(|head| !head.status.is_globally_terminal()) {
+            if let Err(error) = self.catch_up(head.job).await {
+                warn!(job_id = %head.job, %error, "job cannot be read");
+            }
+        }
+    }
+
+    /// Records the end of a job that has no JobMaster.
+    pub(super) async fn end_unstarted(&self, job: JobId, failure: &str) {
+        let failure = Some(failure.to_owned());
+        let command = Command::EndJob { job, status: JobStatus::Failed, at_ms: unix_ms(), failure };
+        let write = crate::job_master::record(&self.meta, job, command);
+        if let Some(Err(reason)) = self.token().run_until_cancelled(write).await {
+            warn!(job_id = %job, reason, "the job's end was not recorded");
+        }
+        self.job_ended.notify_one();
+    }
+}

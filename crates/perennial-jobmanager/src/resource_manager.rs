@@ -1,0 +1,268 @@
+//! The ResourceManager: which TaskManagers are there, and which job holds which of their slots.
+//!
+//! Waits for nobody. Slots reach a job through a `watch` of its own, in which a newer word replaces an older one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use perennial_coordination::execution_graph::Assignment;
+use perennial_coordination::job::Event;
+use perennial_coordination::slot::Ledger;
+use perennial_rpc::dispatcher::TaskManagerSummary;
+use perennial_rpc::taskmanager::ToTaskManager;
+use perennial_types::{AllocationId, ClusterId, Incarnation, JobId, TaskManagerId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::masters::Masters;
+use crate::session::{Session, Sessions};
+
+/// Requests waiting: one for each job and stream at a time, with room for a burst after an election.
+const INBOX_CAPACITY: usize = 1024;
+
+/// Time a TaskManager has to connect again after its connection broke: longer than any break that heals by itself on a
+/// local network, short against restarting tasks elsewhere.
+const RECONNECT_GRACE: Duration = Duration::from_millis(500);
+
+/// What the ResourceManager says to a job that asked for slots. The newest word holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Nothing yet.
+    #[default]
+    None,
+    /// It has to wait; what is missing, for people.
+    Missing(String),
+    /// All the slots, each with the life and host of its TaskManager.
+    Granted(Vec<GrantedSlot>),
+}
+
+/// A slot and its TaskManager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GrantedSlot {
+    pub(crate) assignment: Assignment,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) host: String,
+}
+
+enum Request {
+    Register { session: Arc<Session>, done: oneshot::Sender<()> },
+    Detached { taskmanager: TaskManagerId, number: u64 },
+    Slots { job: JobId, count: u32, offers: watch::Sender<Offer> },
+    ReleaseOn { job: JobId, taskmanager: TaskManagerId },
+    Release { job: JobId },
+    Describe { answer: oneshot::Sender<Vec<TaskManagerSummary>> },
+}
+
+/// Reaches the ResourceManager. After the end of its leadership nothing said to it has an effect.
+#[derive(Clone)]
+pub(crate) struct ResourceManagerHandle {
+    inbox: mpsc::Sender<Request>,
+}
+
+impl ResourceManagerHandle {
+    /// Takes a TaskManager in, tells it so, and gives its free slots away. Returns false when this leadership is over.
+    pub(crate) async fn register(&self, session: Arc<Session>) -> bool {
+        let (done, is_done) = oneshot::channel();
+        self.inbox.send(Request::Register { session, done }).await.is_ok() && is_done.await.is_ok()
+    }
+
+    /// The stream of a session has ended.
+    pub(crate) async fn detached(&self, taskmanager: TaskManagerId, number: u64) {
+        _ = self.inbox.send(Request::Detached { taskmanager, number }).await;
+    }
+
+    /// Asks for slots. What comes of it is told through `offers`.
+    pub(crate) async fn request(&self, job: JobId, count: u32, offers: watch::Sender<Offer>) {
+        _ = self.inbox.send(Request::Slots { job, count, offers }).await;
+    }
+
+    /// Gives back what a job holds on a TaskManager.
+    pub(crate) async fn release_on(&self, job: JobId, taskmanager: TaskManagerId) {
+        _ = self.inbox.send(Request::ReleaseOn { job, taskmanager }).await;
+    }
+
+    /// Gives back all a job holds; it wants no more.
+    pub(crate) async fn release(&self, job: JobId) {
+        _ = self.inbox.send(Request::Release { job }).await;
+    }
+
+    /// Every registered TaskManager, by name; none when this leadership is over.
+    pub(crate) async fn describe(&self) -> Option<Vec<TaskManagerSummary>> {
+        let (answer, described) = oneshot::channel();
+        self.inbox.send(Request::Describe { answer }).await.ok()?;
+        described.await.ok()
+    }
+}
+
+/// A registered TaskManager.
+struct Known {
+    session: Arc<Session>,
+    /// Since when its connection is broken.
+    detached: Option<Instant>,
+}
+
+/// The owner of the slot ledger. See the [module](self).
+pub(crate) struct ResourceManager {
+    cluster: ClusterId,
+    heartbeat_timeout: Duration,
+    ledger: Ledger,
+    known: BTreeMap<TaskManagerId, Known>,
+    offers: HashMap<JobId, watch::Sender<Offer>>,
+    /// Shared with JobMasters, which send commands through it.
+    sessions: Arc<Sessions>,
+    masters: Arc<Masters>,
+    inbox: mpsc::Receiver<Request>,
+    token: CancellationToken,
+}
+
+impl ResourceManager {
+    /// A ResourceManager whose jobs hold slots already; `token` ends it.
+    pub(crate) fn new(
+        cluster: ClusterId,
+        heartbeat_timeout: Duration,
+        ledger: Ledger,
+        sessions: Arc<Sessions>,
+        masters: Arc<Masters>,
+        token: CancellationToken,
+    ) -> (Self, ResourceManagerHandle) {
+        let (sender, inbox) = mpsc::channel(INBOX_CAPACITY);
+        let (known, offers) = (BTreeMap::new(), HashMap::new());
+        let this = Self { cluster, heartbeat_timeout, ledger, known, offers, sessions, masters, inbox, token };
+        (this, ResourceManagerHandle { inbox: sender })
+    }
+
+    /// Serves until the leadership ends.
+    pub(crate) async fn run(mut self) -> Result<(), Infallible> {
+        loop {
+            let check = tokio::time::Instant::from_std(self.next_check());
+            tokio::select! {
+                () = self.token.cancelled() => return Ok(()),
+                request = self.inbox.recv() => match request {
+                    Some(request) => self.take(request),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(check) => self.lose_silent(),
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Register { session, done } => {
+                self.register(session);
+                _ = done.send(());
+            }
+            Request::Detached { taskmanager, number } => {
+                self.sessions.remove(&taskmanager, number);
+                if let Some(known) = self.known.get_mut(&taskmanager).filter(|known| known.session.number == number) {
+                    known.detached = Some(Instant::now());
+                }
+            }
+            Request::Slots { job, count, offers } => {
+                self.offers.insert(job, offers);
+                self.ledger.request(job, count);
+                self.grant();
+            }
+            Request::ReleaseOn { job, taskmanager } => {
+                self.ledger.release_on(job, &taskmanager);
+                self.grant();
+            }
+            Request::Release { job } => {
+                self.ledger.release(job);
+                self.offers.remove(&job);
+                self.grant();
+            }
+            Request::Describe { answer } => _ = answer.send(self.describe()),
+        }
+    }
+
+    fn register(&mut self, session: Arc<Session>) {
+        let id = session.taskmanager.clone();
+        info!(taskmanager = %id, host = session.host, slots = session.slots, pid = session.pid, "TaskManager registered");
+        if let Some(old) = self.sessions.insert(Arc::clone(&session)) {
+            if old.incarnation != session.incarnation {
+                warn!(taskmanager = %id, old_pid = old.pid, new_pid = session.pid, "TaskManager has a new process");
+            }
+            old.broken.cancel();
+        }
+        session.send(ToTaskManager::Registered { cluster: self.cluster });
+        self.ledger.register(id.clone(), session.slots);
+        self.known.insert(id, Known { session, detached: None });
+        self.grant();
+    }
+
+    /// Serves who can be served and tells the others what they wait for.
+    fn grant(&mut self) {
+        for grant in self.ledger.grant(AllocationId::random) {
+            let slots = grant.slots.into_iter().filter_map(|assignment| {
+                let session = &self.known.get(&assignment.taskmanager)?.session;
+                Some(GrantedSlot { assignment, incarnation: session.incarnation, host: session.host.clone() })
+            });
+            if let Some(offers) = self.offers.remove(&grant.job) {
+                offers.send_replace(Offer::Granted(slots.collect()));
+            }
+        }
+        for (job, shortage) in self.ledger.waiting() {
+            if let Some(offers) = self.offers.get(&job) {
+                let missing = Offer::Missing(shortage.to_string());
+                offers.send_if_modified(|offer| std::mem::replace(offer, missing.clone()) != missing);
+            }
+        }
+    }
+
+    /// When the next TaskManager may have to be given up.
+    fn next_check(&self) -> Instant {
+        let now = Instant::now();
+        let deadlines = self.known.values().map(|known| match known.detached {
+            Some(since) => since + RECONNECT_GRACE,
+            None => now + self.heartbeat_timeout.saturating_sub(known.session.silence()),
+        });
+        deadlines.min().unwrap_or(now + self.heartbeat_timeout)
+    }
+
+    /// Gives up TaskManagers that were silent or disconnected for too long.
+    fn lose_silent(&mut self) {
+        let mut lost = Vec::new();
+        for (id, known) in &self.known {
+            let silence = known.session.silence();
+            if known.detached.is_some_and(|since| since.elapsed() >= RECONNECT_GRACE) {
+                let grace = perennial_types::format_duration(RECONNECT_GRACE);
+                lost.push((id.clone(), format!("its connection broke and did not come back within {grace}")));
+            } else if silence >= self.heartbeat_timeout {
+                let timeout = perennial_types::format_duration(self.heartbeat_timeout);
+                lost.push((id.clone(), format!("no heartbeat for {timeout} (heartbeat.timeout)")));
+            }
+        }
+        for (taskmanager, reason) in lost {
+            warn!(%taskmanager, reason, "TaskManager lost");
+            if let Some(known) = self.known.remove(&taskmanager) {
+                known.session.broken.cancel();
+                self.sessions.remove(&taskmanager, known.session.number);
+            }
+            self.ledger.lose(&taskmanager);
+            // Telling JobMasters may wait for them, which this task never does.
+            let (masters, token) = (Arc::clone(&self.masters), self.token.clone());
+            tokio::spawn(token.run_until_cancelled_owned(async move {
+                masters
+                    .tell_all(|| Event::TaskManagerLost { taskmanager: taskmanager.clone(), reason: reason.clone() })
+                    .await;
+            }));
+        }
+        self.grant();
+    }
+
+    fn describe(&self) -> Vec<TaskManagerSummary> {
+        let known = self.known.iter().map(|(id, known)| TaskManagerSummary {
+            id: id.clone(),
+            host: known.session.host.clone(),
+            pid: known.session.pid,
+            slots: known.session.slots,
+            free_slots: self.ledger.free_on(id),
+            heartbeat_age_ms: known.session.silence().as_millis() as u64,
+        });
+        known.collect()
+    }
+}
