@@ -42,7 +42,9 @@ mod tests {
 
     #[test]
     fn shares_make_up_the_range() {
-        for (range, parallelism) in [(0..10, 3), (5..6, 4), (7..7, 2), (0..u64::MAX, 7), (9..1, 2)] {
+        for (range, parallelism) in
+            [(0..10, 3), (5..6, 4), (7..7, 2), (0..u64::MAX, 7), (Range { start: 9, end: 1 }, 2)]
+        {
             let shares: Vec<_> = (0..parallelism).map(|subtask| share(&range, subtask, parallelism)).collect();
             assert_eq!(shares[0].start, range.start);
             shares.windows(2).for_each(|pair| assert_eq!(pair[0].end, pair[1].start));
