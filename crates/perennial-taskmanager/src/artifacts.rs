@@ -1,11 +1,11 @@
 //! Executables of jobs, by their digest: fetched once from any JobManager, kept while there is room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use perennial_rpc::artifact::{ArtifactBytes, ArtifactClient, ArtifactGateway};
@@ -68,6 +68,8 @@ pub(crate) struct ArtifactCache {
     bytes_max: u64,
     /// A lock for each artifact in use or being fetched: one fetch at a time, and no eviction while it lives.
     leases: Arc<Mutex<HashMap<ArtifactDigest, Weak<tokio::sync::Mutex<()>>>>>,
+    /// Artifacts whose bytes this process has checked. Files of an earlier process are checked when first used.
+    checked: Arc<Mutex<HashSet<ArtifactDigest>>>,
 }
 
 impl ArtifactCache {
@@ -78,7 +80,7 @@ impl ArtifactCache {
                 remove(&entry.path());
             }
         }
-        Self { dir, bytes_max, leases: Arc::default() }
+        Self { dir, bytes_max, leases: Arc::default(), checked: Arc::default() }
     }
 
     /// The artifact, from the cache or from the first JobManager that has it.
@@ -91,10 +93,11 @@ impl ArtifactCache {
         let lease = self.lease(digest);
         let path = self.dir.join(digest.to_string());
         let _alone = lease.lock().await;
-        if fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == size) {
+        if self.is_here(digest, size, &path).await {
             touch(&path);
         } else {
             self.fetch(digest, size, &path, jobmanagers).await?;
+            lock(&self.checked).insert(digest);
             let (cache, keep) = (self.clone(), digest);
             // Eviction only frees disk; nothing waits for it and a failure is logged where it happens.
             drop(spawn_blocking(move || cache.evict(keep)));
@@ -108,7 +111,7 @@ impl ArtifactCache {
     }
 
     fn lease(&self, digest: ArtifactDigest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leases = lock(&self.leases);
         leases.retain(|_, lease| lease.strong_count() > 0);
         if let Some(lease) = leases.get(&digest).and_then(Weak::upgrade) {
             return lease;
@@ -116,6 +119,33 @@ impl ArtifactCache {
         let lease = Arc::new(tokio::sync::Mutex::new(()));
         leases.insert(digest, Arc::downgrade(&lease));
         lease
+    }
+
+    /// Whether the file is in the cache, with the bytes it should have.
+    async fn is_here(&self, digest: ArtifactDigest, size: u64, path: &Path) -> bool {
+        if !fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == size) {
+            return false;
+        }
+        if lock(&self.checked).contains(&digest) {
+            return true;
+        }
+        let file = path.to_owned();
+        let actual =
+            spawn_blocking(move || digest_of(&file)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        match actual {
+            Ok(actual) if actual == digest => {
+                lock(&self.checked).insert(digest);
+                true
+            }
+            Ok(_) => {
+                warn!(artifact = %digest, "artifact in the cache is damaged, fetching it again");
+                false
+            }
+            Err(error) => {
+                warn!(artifact = %digest, %error, "artifact in the cache cannot be read, fetching it again");
+                false
+            }
+        }
     }
 
     async fn fetch(
@@ -178,6 +208,7 @@ impl ArtifactCache {
                 && Arc::strong_count(&lease) == 1
             {
                 remove(&self.dir.join(digest.to_string()));
+                lock(&self.checked).remove(&digest);
                 total -= bytes;
                 info!(artifact = %digest, bytes, "unused artifact removed from the cache");
             };
@@ -185,9 +216,20 @@ impl ArtifactCache {
     }
 
     fn in_use(&self, digest: ArtifactDigest) -> bool {
-        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let leases = lock(&self.leases);
         leases.get(&digest).is_some_and(|lease| lease.strong_count() > 0)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// SHA-256 of a file's bytes.
+fn digest_of(path: &Path) -> io::Result<ArtifactDigest> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(ArtifactDigest::from_bytes(hash.finalize().into()))
 }
 
 /// Why one JobManager did not give an artifact.
@@ -252,5 +294,54 @@ fn remove(path: &Path) {
             warn!(path = %path.display(), %error, "file cannot be removed");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file in the cache as an earlier process left it, used `age` seconds ago.
+    fn left(dir: &Path, bytes: &[u8], age: u64) -> ArtifactDigest {
+        let digest = ArtifactDigest::from_bytes(Sha256::digest(bytes).into());
+        let path = dir.join(digest.to_string());
+        fs::write(&path, bytes).unwrap();
+        File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        digest
+    }
+
+    fn kept(dir: &Path) -> Vec<ArtifactDigest> {
+        let mut kept: Vec<ArtifactDigest> = fs::read_dir(dir)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        kept.sort();
+        kept
+    }
+
+    #[tokio::test]
+    async fn the_longest_unused_go_first_and_those_in_use_stay() {
+        let tmp = tempfile::tempdir().unwrap();
+        let [lent, old, used, new] = [(b"lent".as_slice(), 90), (b"old.", 80), (b"used", 70), (b"new.", 1)]
+            .map(|(bytes, age)| left(tmp.path(), bytes, age));
+        let cache = ArtifactCache::open(tmp.path().to_owned(), 4);
+        let _running = cache.lend(lent);
+        drop(cache.get(used, 4, &[]).await.unwrap());
+        cache.evict(new);
+        let mut expected = vec![lent, used, new];
+        expected.sort();
+        assert_eq!(kept(tmp.path()), expected, "{old} is gone");
+    }
+
+    #[tokio::test]
+    async fn damaged_and_unfinished_files_of_an_earlier_process_are_not_used() {
+        let tmp = tempfile::tempdir().unwrap();
+        let digest = left(tmp.path(), b"good", 10);
+        fs::write(tmp.path().join(digest.to_string()), b"evil").unwrap();
+        fs::write(tmp.path().join("x.partial"), b"half").unwrap();
+        let cache = ArtifactCache::open(tmp.path().to_owned(), 4);
+        assert!(!tmp.path().join("x.partial").exists());
+        let error = cache.get(digest, 4, &[]).await.unwrap_err().to_string();
+        assert_eq!(error, format!("cannot fetch artifact {digest}: no JobManager is known"));
     }
 }

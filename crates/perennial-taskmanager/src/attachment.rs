@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use perennial_base::Backoff;
-use perennial_rpc::taskmanager::{AttachError, FromTaskManager, ToTaskManager, attach};
+use perennial_rpc::taskmanager::{AttachError, FromTaskManager, Incoming, ToTaskManager, attach};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -17,6 +18,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 
 /// A stream after which the next failure is again worth the shortest wait.
 const STEADY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a JobManager may be out of reach before that is a warning. Processes of a cluster start in any order.
+const WARN_AFTER: Duration = Duration::from_secs(5);
 
 /// The stream to one JobManager.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(crate) struct Stream {
 /// Keeps a stream to the JobManager at `address` until asked to stop. Everything heard goes to the owner.
 pub(crate) async fn keep(address: String, number: u64, events: Events, stop: CancellationToken) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    let mut told: Option<String> = None;
+    let mut absence = Absence::default();
     // Attachments draw from separate ranges, so that no two streams ever share an id.
     let mut next = number << 40;
     loop {
@@ -42,9 +46,9 @@ pub(crate) async fn keep(address: String, number: u64, events: Events, stop: Can
         };
         match attached {
             Ok((to, from)) => {
-                let since = tokio::time::Instant::now();
+                let since = Instant::now();
                 info!(jobmanager = %address, "attached to JobManager");
-                told = None;
+                absence = Absence::default();
                 let id = StreamId(next);
                 next += 1;
                 let close = CancellationToken::new();
@@ -63,15 +67,7 @@ pub(crate) async fn keep(address: String, number: u64, events: Events, stop: Can
                     None => info!(jobmanager = %address, "stream to JobManager closed, dialling again"),
                 }
             }
-            Err(error) => {
-                let error = error.to_string();
-                if told.as_ref() == Some(&error) {
-                    debug!(jobmanager = %address, %error, "JobManager still not reached");
-                } else {
-                    warn!(jobmanager = %address, %error, "JobManager not reached, trying again");
-                    told = Some(error);
-                }
-            }
+            Err(error) => absence.tell(&address, error.to_string()),
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -80,11 +76,35 @@ pub(crate) async fn keep(address: String, number: u64, events: Events, stop: Can
     }
 }
 
+/// Since when a JobManager is out of reach, and what has been said about it.
+#[derive(Debug, Default)]
+struct Absence {
+    since: Option<Instant>,
+    told: Option<String>,
+    warned: bool,
+}
+
+impl Absence {
+    /// Logs the first failure and every other cause, and warns once when it lasts.
+    fn tell(&mut self, jobmanager: &str, error: String) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !self.warned && since.elapsed() >= WARN_AFTER {
+            self.warned = true;
+            warn!(jobmanager, error, "JobManager is out of reach, trying again every second");
+        } else if self.told.as_ref() != Some(&error) {
+            info!(jobmanager, error, "JobManager not reached, trying again");
+        } else {
+            debug!(jobmanager, error, "JobManager still not reached");
+        }
+        self.told = Some(error);
+    }
+}
+
 /// Passes on what a JobManager says, until its stream ends.
 async fn listen(
     id: StreamId,
     stream: Stream,
-    mut from: perennial_rpc::taskmanager::Incoming<ToTaskManager>,
+    mut from: Incoming<ToTaskManager>,
     events: &Events,
 ) -> Option<AttachError> {
     events.tell(Event::Attached(id, stream)).await;

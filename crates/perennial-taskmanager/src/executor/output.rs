@@ -42,6 +42,9 @@ impl Output {
                     () = tokio::time::sleep(POLL) => false,
                     () = finishing.cancelled() => true,
                 };
+                if !last && !tail.has_news() {
+                    continue;
+                }
                 let (returned, lines) = match tokio::task::spawn_blocking(move || tail.read(last)).await {
                     Ok(read) => read,
                     Err(_) => return,
@@ -108,6 +111,12 @@ struct Tail {
 impl Tail {
     fn new(path: PathBuf, begin: Begin) -> Self {
         Self { path, file: None, offset: 0, begin, rest: Vec::new() }
+    }
+
+    /// Whether the file is another one, or of another length, than at the last look. Reads nothing.
+    fn has_news(&self) -> bool {
+        let Ok(now) = std::fs::metadata(&self.path) else { return false };
+        self.file.as_ref().is_none_or(|(_, open)| *open != now.ino() || self.offset != now.len())
     }
 
     /// The lines written since the last look. At the last look also an unfinished one.
@@ -210,9 +219,11 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("stdout");
         let mut tail = Tail::new(path.clone(), Begin::Start);
-        assert!(shown(&mut tail).is_empty());
+        assert!(!tail.has_news());
         append(&path, "one\ntw");
+        assert!(tail.has_news());
         assert_eq!(shown(&mut tail), ["one"]);
+        assert!(!tail.has_news());
         append(&path, "o\n");
         fs::rename(&path, tmp.path().join("stdout.1")).unwrap();
         append(&path, "three\n");
