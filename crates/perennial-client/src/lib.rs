@@ -19,7 +19,7 @@ pub use perennial_rpc::dispatcher::{
 };
 pub use perennial_rpc::transport::AddressError;
 pub use roles::{Plan, RoleError};
-pub use submit::{PrepareError, Prepared, SubmitError};
+pub use submit::{PrepareError, Prepared, SubmitError, describe};
 
 #[cfg(test)]
 mod testing;

@@ -103,6 +103,13 @@ impl Prepared {
     }
 }
 
+/// What an artifact says of itself. The file is looked at before it is run; `limit` is the time it has.
+pub async fn describe(path: &Path, limit: Duration) -> Result<ArtifactManifest, PrepareError> {
+    let path = path.to_owned();
+    let file = blocking(move || ArtifactFile::inspect(&path)).await?;
+    Ok(roles::describe(&file.program(), limit).await?)
+}
+
 fn check(path: &str, manifest: &ArtifactManifest, job: Option<&str>) -> Result<(), PrepareError> {
     let path = || path.to_owned();
     if !manifest.protocol.overlaps(ProtocolRange::OURS) {

@@ -1,0 +1,224 @@
+//! The command line. The doc comments are the help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use perennial_types::JobId;
+
+/// What every `--help` ends with.
+const EXIT_CODES: &str = "Exit codes:
+  0 done            1 failed                2 wrong usage
+  3 no leader or nobody reached (try again) 5 not found
+  6 refused         7 timed out, may go on  8 the job ended FAILED
+  9 reachable but degraded (status)         130 interrupted";
+
+/// Distributed stream processing with Flink's architecture. JobManagers form a Raft group; jobs keep running when one dies.
+#[derive(Debug, Parser)]
+#[command(name = "perennial", version, after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// JobManagers to ask, as host:port of their REST ports; any one that answers will do
+    #[arg(long, global = true, env = "PERENNIAL_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT,…")]
+    pub(crate) endpoints: Vec<String>,
+    /// Configuration file; by default conf/config.yaml, if it exists
+    #[arg(long, global = true, env = "PERENNIAL_CONFIG", value_name = "FILE", conflicts_with = "config_dir")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory of the configuration file config.yaml
+    #[arg(long = "configDir", global = true, env = "PERENNIAL_CONF_DIR", value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Sets an option; wins over file and environment. May be repeated
+    #[arg(short = 'D', global = true, value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Try it: a cluster of real processes on this machine that runs a sample job
+    Demo(Demo),
+    /// Run a JobManager: a member of the group that leads, plans and keeps the metadata
+    #[command(name = "jobmanager")]
+    JobManager,
+    /// Run a TaskManager: offers slots and supervises the executors of jobs
+    #[command(name = "taskmanager")]
+    TaskManager,
+    /// Submit a job and wait until it ends
+    Run(Run),
+    /// List jobs; running and scheduled ones unless told otherwise
+    List(List),
+    /// Cancel a job
+    Cancel {
+        /// The job, as `list` shows it
+        #[arg(value_name = "JOB")]
+        job: JobId,
+    },
+    /// Show what an artifact is, and the execution plan of one of its jobs
+    Info(Info),
+    /// Show whether the cluster is well: members, who leads, TaskManagers, jobs
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show options
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show the version
+    Version {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Form of a listing.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Output {
+    /// Form of the output
+    #[arg(short, long = "output", value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// See [`Output`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Which job of an artifact, with what.
+#[derive(Debug, Args)]
+pub(crate) struct JobChoice {
+    /// Which job of the artifact; needed when it has several
+    #[arg(short = 'c', long = "job-classname", visible_alias = "class", value_name = "NAME")]
+    pub(crate) job: Option<String>,
+    /// Parallelism of operators that name none
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) parallelism: Option<u32>,
+    /// The job's executable
+    #[arg(value_name = "ARTIFACT")]
+    pub(crate) artifact: PathBuf,
+    /// The job's own arguments, after `--`
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Return once the job is accepted, without waiting for its end
+    #[arg(short, long)]
+    pub(crate) detached: bool,
+    #[command(flatten)]
+    pub(crate) choice: JobChoice,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Running and restarting jobs only
+    #[arg(short, long, conflicts_with_all = ["scheduled", "all"])]
+    pub(crate) running: bool,
+    /// Jobs that wait for slots only
+    #[arg(short, long, conflicts_with = "all")]
+    pub(crate) scheduled: bool,
+    /// Ended jobs too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `info`.
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    #[command(flatten)]
+    pub(crate) choice: JobChoice,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Commands about options.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the effective value of every option
+    Show {
+        /// Also show where each value comes from
+        #[arg(long)]
+        origin: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Options of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// End after the job has, with exit code 0 if its counts are right
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// JobManagers to start
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) jobmanagers: u16,
+    /// TaskManagers to start
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) taskmanagers: u16,
+    /// Text whose words are counted; by default the documents found from here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Directory for everything the processes write; kept afterwards
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("perennial").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_flinks_flags_and_leaves_the_jobs_arguments_alone() {
+        let cli = parse("run -d -p 4 -c words -D a=b -Dc=d=e --endpoints h1:1,h2:2 ./job -- -p 9 --input x").unwrap();
+        let Command::Run(run) = cli.command else { panic!("{cli:?}") };
+        assert!(run.detached);
+        assert_eq!((run.choice.parallelism, run.choice.job.as_deref()), (Some(4), Some("words")));
+        assert_eq!(run.choice.artifact, PathBuf::from("./job"));
+        assert_eq!(run.choice.args, ["-p", "9", "--input", "x"]);
+        assert_eq!(cli.global.options, ["a=b", "c=d=e"]);
+        assert_eq!(cli.global.endpoints, ["h1:1", "h2:2"]);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in
+            ["run", "run -p 0 ./job", "list -r -s", "cancel", "cancel 12", "list -o xml", "demo --jobmanagers 0"]
+        {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_in_the_help() {
+        assert!(Cli::command().render_long_help().to_string().contains("8 the job ended FAILED"));
+    }
+}

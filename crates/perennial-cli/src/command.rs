@@ -1,0 +1,68 @@
+//! One module per command.
+
+mod cancel;
+mod config;
+mod info;
+mod jobmanager;
+mod list;
+mod listener;
+mod run;
+mod signals;
+mod status;
+mod taskmanager;
+mod version;
+
+pub(crate) use signals::StopSignals;
+
+use perennial_types::Configuration;
+
+use crate::args::{Command, ConfigCommand, Global};
+use crate::failure::{Exit, Failure};
+use crate::{demo, settings};
+
+/// Threads that run the tasks of a JobManager or TaskManager. They wait for the network most of the time; what blocks
+/// runs on threads of its own.
+const SERVER_THREADS: usize = 2;
+
+/// Carries out a command.
+pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
+    let config = settings::load(&global)?;
+    match command {
+        Command::JobManager => server(&config, jobmanager::run(&config)),
+        Command::TaskManager => server(&config, taskmanager::run(&config)),
+        Command::Demo(options) => client(&config, demo::run(options, &config)),
+        Command::Run(options) => client(&config, run::run(options, &global, &config)),
+        Command::List(options) => client(&config, list::run(options, &global, &config)),
+        Command::Cancel { job } => client(&config, cancel::run(job, &global, &config)),
+        Command::Info(options) => client(&config, info::run(options, &global, &config)),
+        Command::Status { output } => client(&config, status::run(output.format, &global, &config)),
+        Command::Config { command: ConfigCommand::Show { origin, output } } => {
+            config::show(&config, origin, output.format).map(|()| Exit::Done)
+        }
+        Command::Version { output } => version::show(output.format).map(|()| Exit::Done),
+    }
+}
+
+/// Runs a JobManager or TaskManager to its end.
+fn server(config: &Configuration, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    settings::log(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS)
+        .thread_name("perennial")
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let ended = runtime.block_on(run);
+    // Whatever still blocks on a disk or a name server does not keep the process from ending.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Runs a command that asks a cluster.
+fn client(config: &Configuration, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    settings::client_log(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    let ended = runtime.block_on(run);
+    runtime.shutdown_background();
+    ended
+}
