@@ -3,6 +3,26 @@
 //! `use perennial_connectors::prelude::*` gives the environment `read_text_file` and `socket_text_stream`, and streams
 //! `write_as_text` and `write_as_csv`. Readers of sockets have a thread of their own; files are read and written on the slot's
 //! thread, through the page cache.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use perennial::prelude::*;
+//! use perennial_connectors::prelude::*;
+//!
+//! fn main() -> ExitCode {
+//!     JobRegistry::new().job("wordcount", wordcount).run()
+//! }
+//!
+//! fn wordcount(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobError> {
+//!     env.read_text_file(args.require("input")?)
+//!         .flat_map(|line: String, out: &mut Vec<String>| out.extend(line.split_whitespace().map(str::to_owned)))
+//!         .key_by_ref(|word: &String| word)
+//!         .count()
+//!         .print();
+//!     Ok(())
+//! }
+//! ```
 
 mod csv;
 mod file;

@@ -45,6 +45,27 @@ enum EnvironmentOrigin {
     Local,
 }
 
+impl Builder {
+    /// After the job set an option: what is in force goes with the JobGraph, and holds for what is built from here on.
+    fn take_over_options(&mut self, key: &str) {
+        let in_force = self.options.overrides().remove(key);
+        self.own_options.extend(in_force.map(|value| (key.to_owned(), value)));
+        if key == options::PARALLELISM_DEFAULT.key {
+            self.parallelism = self.options.get(&options::PARALLELISM_DEFAULT).get();
+        }
+        self.read_graph_options();
+    }
+
+    /// Options that are settings of the graph.
+    fn read_graph_options(&mut self) {
+        self.graph.chaining = self.options.get(&options::OPERATOR_CHAINING);
+        self.graph.max_parallelism = u32::try_from(self.options.get(&options::PIPELINE_MAX_PARALLELISM)).ok();
+        if let Some(name) = self.options.get(&options::PIPELINE_NAME) {
+            self.graph.job_name = name;
+        }
+    }
+}
+
 impl StreamExecutionEnvironment {
     /// An environment whose job runs in this process when [`execute`](Self::execute) is called. For tests and tools;
     /// parallelism is the number of processors unless it is set.
@@ -61,31 +82,21 @@ impl StreamExecutionEnvironment {
         }
         let parallelism = configuration.get(&options::PARALLELISM_DEFAULT).get();
         let env = Self::new(configuration, parallelism, EnvironmentOrigin::Registry);
-        {
-            let mut builder = env.builder.borrow_mut();
-            let name = builder.options.get(&options::PIPELINE_NAME);
-            builder.graph.job_name = name.unwrap_or_else(|| job.to_owned());
-        }
+        env.set_job_name(job);
         Ok(env)
     }
 
     fn new(configuration: Configuration, parallelism: u32, origin: EnvironmentOrigin) -> Self {
-        let max_parallelism = u32::try_from(configuration.get(&options::PIPELINE_MAX_PARALLELISM)).ok();
-        let graph = StreamGraph {
-            job_name: "job".to_owned(),
-            chaining: configuration.get(&options::OPERATOR_CHAINING),
-            max_parallelism,
-            ..StreamGraph::default()
-        };
-        let builder = Builder {
+        let mut builder = Builder {
             origin,
             options: configuration,
             own_options: BTreeMap::new(),
             parallelism,
-            graph,
+            graph: StreamGraph { job_name: "job".to_owned(), ..StreamGraph::default() },
             code: GraphCode::default(),
             errors: Vec::new(),
         };
+        builder.read_graph_options();
         Self { builder: Rc::new(RefCell::new(builder)) }
     }
 
@@ -110,30 +121,28 @@ impl StreamExecutionEnvironment {
     ///
     /// By default it follows from the parallelism. It is fixed for a job's life: keyed state is stored under it.
     pub fn set_max_parallelism(&self, max_parallelism: u32) -> &Self {
-        self.builder().graph.max_parallelism = Some(max_parallelism);
-        self
+        self.set_option(options::PIPELINE_MAX_PARALLELISM.key, &max_parallelism.to_string())
     }
 
     /// Runs every operator as a task of its own.
     pub fn disable_operator_chaining(&self) -> &Self {
-        self.builder().graph.chaining = false;
-        self
+        self.set_option(options::OPERATOR_CHAINING.key, "false")
     }
 
     /// Sets the longest time a record waits in a batch that is not full; zero sends every batch at once.
     pub fn set_buffer_timeout(&self, timeout: Duration) -> &Self {
-        self.set_option(options::BUFFER_TIMEOUT.key, &format!("{} ms", timeout.as_millis()))
+        self.set_option(options::BUFFER_TIMEOUT.key, &format!("{} us", timeout.as_micros()))
     }
 
     /// Sets an option of the job under its Flink key; options given at submission win.
     pub fn set_option(&self, key: &str, value: &str) -> &Self {
         let mut builder = self.builder();
-        // As if from a file: flags are stronger.
-        let origin = Origin::File { path: "the job".to_owned(), line: 0 };
-        match builder.options.set(key, value, origin) {
-            Ok(()) => {
-                builder.own_options.insert(key.to_owned(), value.to_owned());
-            }
+        // Checked under a name that says where it is, then set as something weaker than what was given at submission.
+        let origin = Origin::Flag(format!("set_option({key:?}, {value:?})"));
+        let weaker = Origin::File { path: "the job".to_owned(), line: 0 };
+        let checked = Configuration::new().set(key, value, origin);
+        match checked.and_then(|()| builder.options.set(key, value, weaker)) {
+            Ok(()) => builder.take_over_options(key),
             Err(error) => builder.errors.push(error.into()),
         }
         drop(builder);
@@ -162,7 +171,7 @@ impl StreamExecutionEnvironment {
             ));
         }
         self.set_job_name(job_name);
-        crate::roles::local::run(self.executable()?, self.effective_options())
+        crate::roles::local::run(&self.executable()?, self.effective_options())
     }
 
     /// Whether the caller runs what is built.

@@ -50,6 +50,29 @@ pub use source::Generated;
 pub use state::{ListState, MapState, ValueState};
 pub use stream::{DataStream, DataStreamSink, KeyedStream, Number};
 
+#[cfg(doctest)]
+mod refused_derives {
+    //! Each of these does not compile, and the error says what to do.
+    //!
+    //! ```compile_fail
+    //! #[derive(Clone, Copy, perennial::Record)]
+    //! union Either { a: u32, b: f32 }
+    //! ```
+    //! ```compile_fail
+    //! #[derive(Clone, perennial::Record)]
+    //! struct Borrows<'a> { text: &'a str }
+    //! ```
+    //! ```compile_fail
+    //! struct NotARecord;
+    //! #[derive(Clone, perennial::Record)]
+    //! struct Has { field: NotARecord }
+    //! ```
+    //! ```compile_fail
+    //! #[derive(Clone, PartialEq, Eq, Hash, perennial::Record, perennial::Key)]
+    //! struct Floats { field: f64 }
+    //! ```
+}
+
 /// What a job usually needs: `use perennial::prelude::*`.
 pub mod prelude {
     pub use crate::{

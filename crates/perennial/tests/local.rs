@@ -439,3 +439,11 @@ fn a_job_runs_unchained_and_in_several_slot_sharing_groups() {
     let result = result.set_max_parallelism(5).disable_chaining().execute_and_collect().unwrap();
     assert_eq!(sorted(result), (1..=500).map(|n| (2 * n, 2 * n)).collect::<Vec<(u64, u64)>>());
 }
+
+#[test]
+fn a_result_counts_what_sources_read_and_sinks_wrote() {
+    let env = env(2);
+    env.from_sequence(0..1000).filter(|n| n % 4 == 0).key_by(|n| *n).count().discard();
+    let result = env.execute("count").unwrap();
+    assert_eq!((result.records_in, result.records_out), (1000, 250));
+}

@@ -1,6 +1,7 @@
 //! No role: the job runs in this process, without any server.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perennial_runtime::ExecutableJob;
@@ -12,39 +13,34 @@ use super::RoleError;
 use crate::{JobError, JobRegistry};
 
 /// How a job that ran in this process went.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobResult {
     /// From the start of the first task to the end of the last.
     pub duration: Duration,
-    outcome: LocalOutcome,
-}
-
-impl JobResult {
-    /// Records the tasks read from exchanges, all subtasks together, by name of the task, in the order of the plan.
-    pub fn records_in(&self) -> Vec<(String, u64)> {
-        let mut totals: Vec<(String, u64)> = Vec::new();
-        for task in &self.outcome.tasks {
-            let count = task.counters.records_in.load(std::sync::atomic::Ordering::Relaxed);
-            match totals.last_mut() {
-                Some((name, total)) if *name == task.vertex_name && task.subtask > 0 => *total += count,
-                _ => totals.push((task.vertex_name.clone(), count)),
-            }
-        }
-        totals
-    }
-
-    /// Records the sources and operators handed on between tasks and to sinks, all tasks together.
-    pub fn records_out(&self) -> u64 {
-        let counters = self.outcome.tasks.iter().map(|task| &task.counters.records_out);
-        counters.map(|counter| counter.load(std::sync::atomic::Ordering::Relaxed)).sum()
-    }
+    /// Records its sources read.
+    pub records_in: u64,
+    /// Records its sinks wrote.
+    pub records_out: u64,
 }
 
 /// Runs a job in this process.
-pub(crate) fn run(job: ExecutableJob, config: BTreeMap<String, String>) -> Result<JobResult, JobError> {
+pub(crate) fn run(job: &ExecutableJob, config: BTreeMap<String, String>) -> Result<JobResult, JobError> {
     let options = LocalOptions { config, ..LocalOptions::default() };
-    let outcome = local::run(&job, &options)?;
-    Ok(JobResult { duration: outcome.duration, outcome })
+    let LocalOutcome { duration, tasks, .. } = local::run(job, &options)?;
+    let graph = &job.graph;
+    let mut result = JobResult { duration, records_in: 0, records_out: 0 };
+    let mut tasks = tasks.iter();
+    for (index, vertex) in graph.vertices.iter().enumerate() {
+        for task in tasks.by_ref().take(vertex.parallelism as usize) {
+            if graph.edges.iter().all(|edge| edge.target != index) {
+                result.records_in += task.counters.records_in.load(Ordering::Relaxed);
+            }
+            if graph.edges.iter().all(|edge| edge.source != index) {
+                result.records_out += task.counters.records_out.load(Ordering::Relaxed);
+            }
+        }
+    }
+    Ok(result)
 }
 
 /// Runs one of the registry's jobs and says how it went, on standard error.
@@ -54,8 +50,7 @@ pub(super) fn play(registry: &JobRegistry, mut request: PlanRequest) -> Result<(
     request.config.entry(parallelism).or_insert_with(|| processors.to_string());
     let env = registry.build(&request)?;
     let job = env.executable().map_err(RoleError::Job)?;
-    let name = job.graph.name.clone();
-    let result = run(job, env.effective_options()).map_err(RoleError::Job)?;
-    eprintln!("job `{name}` finished in {:.3?}: {} records", result.duration, result.records_out());
+    let JobResult { duration, records_in, records_out } = run(&job, env.effective_options()).map_err(RoleError::Job)?;
+    eprintln!("job `{}` finished in {duration:.3?}: {records_in} records in, {records_out} out", job.graph.name);
     Ok(())
 }

@@ -7,7 +7,7 @@ mod sequence;
 use std::any::type_name;
 use std::sync::Arc;
 
-use perennial_runtime::{SourceHead, SourceReader, TaskContext, TaskError, UserError};
+use perennial_runtime::{Counters, SourceHead, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
 use perennial_types::Record;
 
 use crate::graph::code::{NodeCode, Records};
@@ -54,9 +54,25 @@ impl StreamExecutionEnvironment {
     {
         let build = NodeCode::Source(Arc::new(move |context, outputs| {
             let reader = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
+            let reader = Counting { reader, counters: context.counters.clone() };
             Ok(Box::new(SourceHead::new(context.name, reader, outputs.main::<T>()?)))
         }));
         let output = Some((type_name::<T>(), Records::<T>::code()));
         self.add_node(NodeKind::Source, name, build, type_name::<()>(), output)
+    }
+}
+
+/// Counts what a source reads as what its task reads.
+struct Counting<R> {
+    reader: R,
+    counters: Arc<Counters>,
+}
+
+impl<T, R: SourceReader<T>> SourceReader<T> for Counting<R> {
+    fn poll(&mut self, out: &mut Vec<T>, max: usize) -> Result<SourceStatus, UserError> {
+        let before = out.len();
+        let status = self.reader.poll(out, max);
+        Counters::add(&self.counters.records_in, (out.len() - before) as u64);
+        status
     }
 }
