@@ -12,6 +12,7 @@ mod gate;
 mod partition;
 mod payload;
 mod signal;
+mod simd;
 mod writer;
 
 pub use credit::{Counters, Credit, Room};

@@ -42,17 +42,17 @@ struct ByKeyGroup<T> {
     hash: Box<dyn KeyHash<T>>,
     hashes: Vec<u32>,
     max_parallelism: u32,
-    /// Channel of each key group, filled up to a power of two so that a mask is a proof of being inside.
+    channels: u32,
+    /// Channel of each key group.
     channel_of: Vec<u32>,
 }
 
 impl<T> ByKeyGroup<T> {
     fn new(hash: Box<dyn KeyHash<T>>, channels: u32, max_parallelism: MaxParallelism) -> Self {
         let groups = max_parallelism.get();
-        let channel_of = (0..groups.next_power_of_two())
-            .map(|group| subtask_of(KeyGroup(group.min(groups - 1) as u16), max_parallelism, channels))
-            .collect();
-        Self { hash, hashes: Vec::new(), max_parallelism: groups, channel_of }
+        let channel_of =
+            (0..groups).map(|group| subtask_of(KeyGroup(group as u16), max_parallelism, channels)).collect();
+        Self { hash, hashes: Vec::new(), max_parallelism: groups, channels, channel_of }
     }
 }
 
@@ -60,13 +60,12 @@ impl<T> Targets<T> for ByKeyGroup<T> {
     fn targets(&mut self, batch: &[T], targets: &mut Vec<u32>) -> Result<(), WriteError> {
         self.hashes.clear();
         self.hash.hash_batch(batch, &mut self.hashes);
-        let (groups, table) = (self.max_parallelism, self.channel_of.as_slice());
-        let mask = table.len().wrapping_sub(1);
-        #[expect(clippy::indexing_slicing, reason = "measured loop; the table has mask + 1 entries")]
-        if groups.is_power_of_two() {
-            targets.extend(self.hashes.iter().map(|hash| table[murmur(*hash) as usize & mask]));
+        if self.max_parallelism.is_power_of_two() {
+            crate::simd::subtasks_of(&self.hashes, self.max_parallelism.trailing_zeros(), self.channels, targets);
         } else {
-            targets.extend(self.hashes.iter().map(|hash| table[(murmur(*hash) % groups) as usize & mask]));
+            let (groups, table) = (self.max_parallelism, self.channel_of.as_slice());
+            #[expect(clippy::indexing_slicing, reason = "measured loop; the table has an entry per group")]
+            targets.extend(self.hashes.iter().map(|hash| table[(murmur(*hash) % groups) as usize]));
         }
         Ok(())
     }

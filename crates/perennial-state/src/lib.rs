@@ -2,6 +2,7 @@
 //!
 //! Start with [`KeyedTable`].
 
+mod prefetch;
 mod selector;
 mod table;
 
