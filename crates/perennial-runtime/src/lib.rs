@@ -9,6 +9,7 @@ pub mod operator;
 pub mod operators;
 pub mod vertex;
 
+pub mod executor;
 pub mod local;
 
 mod builder;

@@ -1,0 +1,129 @@
+//! What an executor was given to run.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use perennial_exchange::Counters;
+use perennial_rpc::taskmanager::{Deploy, ExecutionReport, TaskProgress};
+use perennial_types::{ExecutionAttemptId, ExecutionState, JobGraph, JobId, SlotIndex};
+
+use crate::wiring::{Place, Placement};
+
+/// One execution as its executor knows it.
+pub(super) struct Execution {
+    pub(super) slot: SlotIndex,
+    pub(super) state: ExecutionState,
+    pub(super) failure: Option<String>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) cancelled: Arc<AtomicBool>,
+}
+
+/// Executions by attempt. Of each subtask the newest attempt is remembered after its end.
+pub(super) struct Executions {
+    job: JobId,
+    all: BTreeMap<ExecutionAttemptId, Execution>,
+}
+
+impl Executions {
+    pub(super) fn new(job: JobId) -> Self {
+        Self { job, all: BTreeMap::new() }
+    }
+
+    pub(super) fn knows(&self, attempt: ExecutionAttemptId) -> bool {
+        self.all.contains_key(&attempt)
+    }
+
+    /// Adds an execution and forgets earlier attempts of its subtask that have ended.
+    pub(super) fn add(
+        &mut self,
+        attempt: ExecutionAttemptId,
+        slot: SlotIndex,
+        counters: Arc<Counters>,
+        cancelled: Arc<AtomicBool>,
+    ) {
+        self.all.retain(|old, execution| {
+            (old.vertex, old.subtask) != (attempt.vertex, attempt.subtask) || !execution.state.is_terminal()
+        });
+        let state = ExecutionState::Deploying;
+        self.all.insert(attempt, Execution { slot, state, failure: None, counters, cancelled });
+    }
+
+    pub(super) fn get_mut(&mut self, attempt: ExecutionAttemptId) -> Option<&mut Execution> {
+        self.all.get_mut(&attempt)
+    }
+
+    pub(super) fn attempts(&self) -> impl Iterator<Item = ExecutionAttemptId> {
+        self.all.keys().copied()
+    }
+
+    pub(super) fn all_ended(&self) -> bool {
+        self.all.values().all(|execution| execution.state.is_terminal())
+    }
+
+    pub(super) fn report(&self, attempt: ExecutionAttemptId) -> Option<ExecutionReport> {
+        let execution = self.all.get(&attempt)?;
+        let (state, failure) = (execution.state, execution.failure.clone());
+        let progress = state.is_terminal().then(|| self.progress_of(attempt, &execution.counters));
+        Some(ExecutionReport { job: self.job, attempt, state, failure, progress })
+    }
+
+    pub(super) fn reports(&self) -> impl Iterator<Item = ExecutionReport> {
+        self.attempts().filter_map(|attempt| self.report(attempt))
+    }
+
+    /// Counters of what has not ended.
+    pub(super) fn progress(&self) -> impl Iterator<Item = TaskProgress> {
+        let alive = self.all.iter().filter(|(_, execution)| !execution.state.is_terminal());
+        alive.map(|(attempt, execution)| self.progress_of(*attempt, &execution.counters))
+    }
+
+    fn progress_of(&self, attempt: ExecutionAttemptId, counters: &Counters) -> TaskProgress {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TaskProgress {
+            job: self.job,
+            attempt,
+            records_in: read(&counters.records_in),
+            records_out: read(&counters.records_out),
+            bytes_in: read(&counters.bytes_in),
+            bytes_out: read(&counters.bytes_out),
+            busy_ms: read(&counters.busy_ns) / 1_000_000,
+            back_pressured_ms: read(&counters.back_pressured_ns) / 1_000_000,
+        }
+    }
+}
+
+/// Where every subtask runs, or what is missing.
+pub(super) fn placement_of(graph: &JobGraph, deploy: &Deploy) -> Result<Placement, String> {
+    let mut placement = Placement::new();
+    for vertex in &graph.vertices {
+        let mut places = Vec::new();
+        for subtask in 0..vertex.parallelism {
+            let mut candidates =
+                deploy.placement.iter().filter(|at| at.attempt.vertex == vertex.id && at.attempt.subtask == subtask);
+            let (Some(at), None) = (candidates.next(), candidates.next()) else {
+                return Err(format!("subtask {subtask} of `{}` does not have exactly one place", vertex.name));
+            };
+            let executor = at.executor as usize;
+            if executor >= deploy.executors.len() {
+                return Err(format!("subtask {subtask} of `{}` is placed on no executor", vertex.name));
+            }
+            places.push(Place { attempt: at.attempt, executor });
+        }
+        placement.push(places);
+    }
+    Ok(placement)
+}
+
+/// An error with all its causes, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
