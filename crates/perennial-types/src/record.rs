@@ -34,6 +34,10 @@ pub enum DecodeError {
 ///
 /// Implemented for numbers, text, options, sequences, tuples and arrays; `#[derive(Record)]` implements it for
 /// structs and enums made of those.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `Record`: it cannot travel between tasks or be kept in state",
+    note = "for a type of your own, add `#[derive(Clone, Record)]`; its fields are then records too"
+)]
 pub trait Record: Clone + Send + Sync + 'static {
     /// Encoded size in bytes when it is the same for every value.
     const FIXED_BYTES: Option<usize>;
@@ -100,6 +104,10 @@ pub trait Record: Clone + Send + Sync + 'static {
 }
 
 /// A record that streams can be keyed by.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `Key`: streams cannot be keyed by it",
+    note = "for a type of your own, add `#[derive(Clone, PartialEq, Eq, Hash, Record, Key)]`; floats and maps have no stable equality"
+)]
 pub trait Key: Record + Eq + Hash {
     /// The 32-bit hash from which the key group follows. Frozen: state is stored under it.
     ///
