@@ -24,6 +24,7 @@ mod settings;
 mod slots;
 mod working_dir;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ impl TaskManager {
         let settings = Arc::new(Settings::read(config).await);
         let dir = WorkingDir::open(&settings)?;
         let id = dir.id().clone();
+        let temporary = dir.is_temporary().then(|| dir.path().to_owned());
         info!(
             taskmanager = %id, slots = settings.slots, host = %settings.host, dir = %dir.path().display(),
             jobmanagers = settings.jobmanagers.join(","), "TaskManager starting"
@@ -81,7 +83,7 @@ impl TaskManager {
             }
             outcome
         });
-        Ok(TaskManagerHandle { id, tasks, leave, events, status, ended })
+        Ok(TaskManagerHandle { id, temporary, tasks, leave, events, status, ended })
     }
 }
 
@@ -89,6 +91,8 @@ impl TaskManager {
 #[derive(Debug)]
 pub struct TaskManagerHandle {
     id: TaskManagerId,
+    /// A directory to remove in the end.
+    temporary: Option<PathBuf>,
     tasks: TaskGroup,
     leave: CancellationToken,
     events: Events,
@@ -118,14 +122,25 @@ impl TaskManagerHandle {
     }
 
     /// Stops the executors, then the TaskManager: what a person means who ends the process. Takes at most half a
-    /// minute; executors that do not end within five seconds are killed.
-    pub async fn shutdown(self) {
+    /// minute; executors that do not end within five seconds are killed. A TaskManager that has
+    /// [`failed`](Self::failed) is only detached: what it could not tell a leader goes on.
+    pub async fn shutdown(mut self) {
         let (done, stopped) = oneshot::channel();
         self.events.tell(Event::StopExecutors(done)).await;
-        if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
-            warn!("not all executors have ended");
-        }
+        let all_gone = match tokio::time::timeout(STOP_TIMEOUT, stopped).await {
+            Ok(told) => told.is_ok(),
+            Err(_) => {
+                warn!("not all executors have ended");
+                false
+            }
+        };
+        let temporary = self.temporary.take().filter(|_| all_gone);
         self.detach().await;
+        if let Some(dir) = temporary
+            && let Err(error) = std::fs::remove_dir_all(&dir)
+        {
+            warn!(dir = %dir.display(), %error, "temporary working directory not removed");
+        }
     }
 
     /// Stops the TaskManager and leaves its executors running, for the next TaskManager in the same working directory:

@@ -46,6 +46,8 @@ pub enum WorkingDirError {
 pub(crate) struct WorkingDir {
     path: PathBuf,
     id: TaskManagerId,
+    /// Nobody named it, so no later process will look for it.
+    is_temporary: bool,
     _lock: File,
 }
 
@@ -75,7 +77,13 @@ impl WorkingDir {
                 wanted
             }
         };
-        Ok(Self { path, id: TaskManagerId(id), _lock: lock })
+        let is_temporary = settings.working_dir.is_none() && settings.resource_id.is_none();
+        Ok(Self { path, id: TaskManagerId(id), is_temporary, _lock: lock })
+    }
+
+    /// Whether it is of no use to anybody after an orderly end: neither name nor place were configured.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 
     /// The TaskManager's name.

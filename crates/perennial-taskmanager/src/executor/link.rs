@@ -26,8 +26,8 @@ const CONNECT_WAIT_SHORT_FOR: Duration = Duration::from_millis(200);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// Nobody listens, or the connection broke.
-    #[error("its socket {}", .0)]
+    /// The connection broke.
+    #[error("its connection broke: {0}")]
     Io(io::Error),
     /// It does not speak the protocol.
     #[error("it sent what is not expected: {0}")]
@@ -47,26 +47,33 @@ pub(crate) struct Link {
 
 impl Link {
     /// Connects as soon as the executor listens and reads its hello, all within `limit`. Cancel-safe.
+    ///
+    /// A connection that breaks before the hello is made again: an executor that is just ending still has its socket
+    /// for a moment, and that it ends is for its process to say.
     pub(crate) async fn open(socket: &Path, limit: Duration) -> Result<(Self, Hello), LinkError> {
         let started = Instant::now();
-        let deadline = started + limit;
-        let stream = loop {
-            match UnixStream::connect(socket).await {
-                Ok(stream) => break stream,
-                Err(_) if Instant::now() >= deadline => return Err(LinkError::Timeout(limit)),
-                Err(error) if !is_worth_waiting(&error) => return Err(LinkError::Io(error)),
-                Err(_) if started.elapsed() < CONNECT_WAIT_SHORT_FOR => tokio::time::sleep(CONNECT_WAIT).await,
-                Err(_) => tokio::time::sleep(CONNECT_WAIT_LATER).await,
+        loop {
+            match timeout_at(started + limit, Self::try_open(socket)).await {
+                Ok(Err(LinkError::Io(_))) if started.elapsed() >= limit => return Err(LinkError::Timeout(limit)),
+                Ok(Err(LinkError::Io(_))) if started.elapsed() < CONNECT_WAIT_SHORT_FOR => {
+                    tokio::time::sleep(CONNECT_WAIT).await;
+                }
+                Ok(Err(LinkError::Io(_))) => tokio::time::sleep(CONNECT_WAIT_LATER).await,
+                Ok(opened) => return opened,
+                Err(_) => return Err(LinkError::Timeout(limit)),
             }
-        };
+        }
+    }
+
+    async fn try_open(socket: &Path) -> Result<(Self, Hello), LinkError> {
+        let stream = UnixStream::connect(socket).await.map_err(LinkError::Io)?;
         let (mut reader, to) = stream.into_split();
-        let hello = match timeout_at(deadline, receive_from_executor(&mut reader)).await {
-            Ok(Ok(FromExecutor::Hello(hello))) => hello,
-            Ok(Ok(other)) => return Err(LinkError::Protocol(format!("{other:?} instead of hello"))),
-            Ok(Err(ReadError::Malformed(error))) => return Err(LinkError::Protocol(error.to_string())),
-            Ok(Err(ReadError::Closed)) => return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Err(ReadError::Io(error))) => return Err(LinkError::Io(error)),
-            Err(_) => return Err(LinkError::Timeout(limit)),
+        let hello = match receive_from_executor(&mut reader).await {
+            Ok(FromExecutor::Hello(hello)) => hello,
+            Ok(other) => return Err(LinkError::Protocol(format!("{other:?} instead of hello"))),
+            Err(ReadError::Malformed(error)) => return Err(LinkError::Protocol(error.to_string())),
+            Err(ReadError::Closed) => return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into())),
+            Err(ReadError::Io(error)) => return Err(LinkError::Io(error)),
         };
         let (sender, from) = mpsc::channel(READ_AHEAD);
         let reader = AbortOnDropHandle::new(tokio::spawn(read(reader, sender)));
@@ -101,10 +108,4 @@ async fn read(mut from: OwnedReadHalf, to: mpsc::Sender<Result<FromExecutor, Rea
             return;
         }
     }
-}
-
-/// An executor that is still starting has no socket, or does not listen on it yet.
-fn is_worth_waiting(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
-    matches!(error.kind(), NotFound | ConnectionRefused | WouldBlock)
 }

@@ -247,6 +247,21 @@ async fn a_taskmanager_that_nobody_accepts_ends_and_says_where_it_tried() {
     taskmanager.shutdown().await;
 }
 
+/// Without a configured name or place nobody comes back for the directory.
+#[tokio::test]
+async fn a_directory_that_nobody_named_is_removed_in_the_end() {
+    let leader = JobManager::start(1).await;
+    let mut setup = Setup::new(&[&leader]);
+    setup.options.retain(|(key, _)| !["taskmanager.resource-id", "process.working-dir"].contains(key));
+    let tmp = setup.tmp.path().display().to_string();
+    let setup = setup.with("io.tmp.dirs", &tmp);
+    let taskmanager = setup.start().await;
+    let dirs = setup.tmp.path().join("perennial");
+    assert_eq!(files_in(&dirs), [format!("tm_{}", taskmanager.id())]);
+    taskmanager.shutdown().await;
+    assert!(files_in(&dirs).is_empty());
+}
+
 #[tokio::test]
 async fn an_executor_that_does_not_start_is_an_answer_with_its_last_words() {
     let leader = JobManager::start(1).await;
