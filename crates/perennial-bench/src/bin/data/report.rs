@@ -1,7 +1,7 @@
 //! Tables of what was measured, and whether the bars hold.
 
 use crate::comparison::{Comparison, Flink};
-use crate::measure::Window;
+use crate::measure::{QUIET_CORES, Window};
 
 /// What was measured of one comparison; a side is missing when it was left out.
 pub(crate) struct Outcome {
@@ -40,6 +40,13 @@ impl Outcome {
             show(self.product.map(|window| window.peak_mib), 0),
             verdict.map_or("–", text),
         );
+        for other_cores in [self.limit, self.product].into_iter().flatten().map(|window| window.other_cores) {
+            if other_cores > QUIET_CORES {
+                eprintln!(
+                    "note: other processes used {other_cores:.2} cores; compare the CPU-s per M, or measure again"
+                );
+            }
+        }
         verdict.unwrap_or(true)
     }
 }
@@ -77,7 +84,7 @@ pub(crate) fn information_head() {
 
 /// Prints a row of that table.
 pub(crate) fn information(title: &str, keys: u64, window: Window) {
-    let Window { million_per_second, cpu_per_million, cores, peak_mib } = window;
+    let Window { million_per_second, cpu_per_million, cores, peak_mib, .. } = window;
     println!("| {title} | {keys} | {million_per_second:.1} | {cpu_per_million:.4} | {cores:.2} | {peak_mib:.0} |");
 }
 
