@@ -13,7 +13,7 @@ pub fn build(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobErr
             problem: "is 0; at least 1 key is needed".to_owned(),
         });
     }
-    let numbers = limited(env.generate(move |index| (scattered(index) % keys, index)), args)?;
+    let numbers = limited(env.generate(move |index| (key_of(index, keys), index)), args)?;
     numbers.key_by(|number| number.0).count().discard();
     Ok(())
 }
@@ -32,8 +32,10 @@ pub(crate) fn limited<T: Record>(
     Ok(stream)
 }
 
-/// Mixes the bits of an index, so that neighbours get keys far apart (the finalizer of SplitMix64).
-fn scattered(index: u64) -> u64 {
+/// A key in `0..keys` for an index: the bits of the index are mixed (the finalizer of SplitMix64), so that neighbours get keys
+/// far apart, and scaled down without a division.
+fn key_of(index: u64, keys: u64) -> u64 {
     let mixed = (index ^ (index >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((u128::from(mixed ^ (mixed >> 31)) * u128::from(keys)) >> 64) as u64
 }

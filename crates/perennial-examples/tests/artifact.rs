@@ -122,3 +122,31 @@ fn sample_jobs_run() {
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     }
 }
+
+/// The role `exec` refuses a job that is not the one planned, and a specification that is none.
+#[test]
+fn exec_refuses_another_job_than_the_planned_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = dir.path().join("spec.json");
+    let exec = |hash: u64| {
+        let json = serde_json::json!({
+            "job": "0123456789abcdef0123456789abcdef",
+            "socket": dir.path().join("socket"),
+            "bind_host": "127.0.0.1",
+            "host": "127.0.0.1",
+            "data_port": 0,
+            "taskmanager": "tm-1",
+            "request": { "job": "trivial" },
+            "structural_hash": hash,
+            "config": {},
+        });
+        fs::write(&spec, json.to_string()).unwrap();
+        run(&["exec", "--spec", spec.to_str().unwrap()])
+    };
+    let output = exec(1);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the builder is not deterministic"), "{}", stderr(&output));
+    fs::write(&spec, "{}").unwrap();
+    let output = run(&["exec", "--spec", spec.to_str().unwrap()]);
+    assert!(stderr(&output).contains("is not an executor's specification"), "{}", stderr(&output));
+}

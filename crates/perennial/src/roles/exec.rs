@@ -15,5 +15,5 @@ pub(super) fn exec(registry: &JobRegistry, spec: &Path) -> Result<(), RoleError>
     if built != planned {
         return Err(RoleError::OtherJob { built, planned });
     }
-    perennial_runtime::executor::run(&spec, &job).map_err(|error| RoleError::Executor(Box::new(error)))
+    perennial_runtime::executor::run(&spec, &job).map_err(RoleError::Executor)
 }

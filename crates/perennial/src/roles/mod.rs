@@ -55,7 +55,7 @@ pub(crate) enum RoleError {
     )]
     OtherJob { built: u64, planned: u64 },
     #[error("the executor failed")]
-    Executor(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Executor(#[source] perennial_runtime::executor::ExecutorError),
 }
 
 impl RoleError {
