@@ -58,8 +58,8 @@ pub(crate) enum Order {
     },
     /// End it, in good order if it manages that in time.
     Stop {
-        /// Who orders it.
-        fence: Fence,
+        /// Who orders it; none when the TaskManager itself is ending.
+        fence: Option<Fence>,
         /// Time it has.
         grace: Duration,
     },
@@ -72,8 +72,6 @@ pub(crate) enum ExecutorEvent {
     Ready {
         /// Port of its data listener.
         data_port: u16,
-        /// Highest fencing token it has seen.
-        fence: Fence,
         /// What it runs.
         executions: Vec<ExecutionReport>,
     },

@@ -109,17 +109,17 @@ impl Ledger {
             .collect()
     }
 
-    /// What follows an accepted registration: for every executor that ended, the last states of its executions, then
-    /// how it ended.
-    pub(crate) fn ended(&self) -> Vec<FromTaskManager> {
-        let mut messages = Vec::new();
-        for (job, entry) in &self.jobs {
-            if let Some((_, cause)) = &entry.lost {
-                messages.extend(entry.executions.values().cloned().map(FromTaskManager::Execution));
-                messages.push(FromTaskManager::ExecutorLost { job: *job, cause: cause.clone() });
-            }
-        }
-        messages
+    /// Jobs whose executors have ended without being asked to, and that no leader has let go.
+    pub(crate) fn lost_jobs(&self) -> Vec<JobId> {
+        self.jobs.iter().filter(|(_, entry)| entry.lost.is_some()).map(|(job, _)| *job).collect()
+    }
+
+    /// What follows an accepted registration about an executor that ended: the last states of its executions, then how
+    /// it ended. Nothing, if the job has been started again or let go meanwhile.
+    pub(crate) fn ended(&self, job: JobId) -> Vec<FromTaskManager> {
+        let Some(Job { lost: Some((_, cause)), executions, .. }) = self.jobs.get(&job) else { return Vec::new() };
+        let executions = executions.values().cloned().map(FromTaskManager::Execution);
+        executions.chain([FromTaskManager::ExecutorLost { job, cause: cause.clone() }]).collect()
     }
 }
 
@@ -182,16 +182,17 @@ mod tests {
         ledger.executor_lost(JOB, "killed by signal 9".to_owned());
         assert!(ledger.live().is_empty());
         for _ in 0..2 {
-            let told = ledger.ended();
+            let told = ledger.ended(JOB);
             assert_eq!(told.len(), 3);
             assert!(matches!(told.last(), Some(FromTaskManager::ExecutorLost { job: JOB, .. })));
         }
         ledger.executor_ready(JOB, "h:2".to_owned());
-        assert!(ledger.ended().is_empty());
+        assert!(ledger.ended(JOB).is_empty() && ledger.lost_jobs().is_empty());
         assert_eq!(ledger.live()[0].executions, []);
         ledger.executor_lost(JOB, "again".to_owned());
+        assert_eq!(ledger.lost_jobs(), [JOB]);
         ledger.forget(JOB);
-        assert!(ledger.ended().is_empty());
+        assert!(ledger.ended(JOB).is_empty() && ledger.lost_jobs().is_empty());
     }
 
     #[test]
@@ -202,8 +203,8 @@ mod tests {
             bytes[..4].copy_from_slice(&(u32::MAX - number).to_be_bytes());
             ledger.executor_lost(JobId::from_bytes(bytes), "gone".to_owned());
         }
-        assert_eq!(ledger.ended().len(), ENDED_JOBS_MAX);
-        assert!(!ledger.ended().iter().any(|message| matches!(message,
-            FromTaskManager::ExecutorLost { job, .. } if job.as_bytes()[..4] == u32::MAX.to_be_bytes())));
+        let kept = ledger.lost_jobs();
+        assert_eq!(kept.len(), ENDED_JOBS_MAX);
+        assert!(!kept.iter().any(|job| job.as_bytes()[..4] == u32::MAX.to_be_bytes()), "the first is forgotten");
     }
 }

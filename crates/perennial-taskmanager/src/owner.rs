@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use perennial_base::{OnError, TaskGroup};
-use perennial_rpc::taskmanager::{FromTaskManager, Registration, ToTaskManager};
+use perennial_rpc::taskmanager::{FromTaskManager, Registration, STREAM_CAPACITY, ToTaskManager};
 use perennial_types::{ClusterId, Fence, Incarnation, JobId, JobManagerId, LeaderEpoch};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
@@ -146,6 +146,8 @@ pub(crate) struct Owner {
     stale_commands: u64,
     slots: SlotTable,
     ledger: Ledger,
+    /// Jobs whose executors have ended, of which the leader has not been told since the registration.
+    untold: Vec<JobId>,
     executors: BTreeMap<JobId, Executor>,
     /// Orders that executors have not answered.
     tickets: HashMap<u64, commands::Ticket>,
@@ -183,6 +185,7 @@ impl Owner {
             stale_commands: 0,
             slots: SlotTable::new(settings.slots),
             ledger: Ledger::default(),
+            untold: Vec::new(),
             executors: BTreeMap::new(),
             tickets: HashMap::new(),
             next_ticket: commands::first_ticket(),
@@ -313,10 +316,31 @@ impl Owner {
             return;
         }
         info!(jobmanager, %cluster, epoch = %self.fence.epoch, "registered");
+        if let Err(error) = self.dir.follow(cluster, self.fence.epoch) {
+            warn!(%error, "the leader that is followed cannot be remembered for the next process");
+        }
         self.register_by = None;
         self.retry = None;
-        for message in self.ledger.ended() {
-            self.send(stream, message);
+        self.untold = self.ledger.lost_jobs();
+        self.tell_lost();
+    }
+
+    /// Tells the leader of executors that have ended, as many as its queue has room for; the others at the next tick.
+    fn tell_lost(&mut self) {
+        let Some((leader, _)) = self.registrar.leader() else { return };
+        while let Some(peer) = self.peers.get(&leader)
+            && let Some(job) = self.untold.last()
+        {
+            let messages = self.ledger.ended(*job);
+            if messages.len() > peer.stream.to.capacity() / 2 && peer.stream.to.capacity() < STREAM_CAPACITY {
+                return;
+            }
+            self.untold.pop();
+            // The last says that the executor was lost, which is the least the leader has to know.
+            let skipped = messages.len().saturating_sub(STREAM_CAPACITY / 2);
+            for message in messages.into_iter().skip(skipped) {
+                self.send(leader, message);
+            }
         }
     }
 
@@ -341,6 +365,7 @@ impl Owner {
             self.give_up(stream);
         }
         self.expire_tickets(now);
+        self.tell_lost();
         Ok(())
     }
 

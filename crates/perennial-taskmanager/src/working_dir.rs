@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/taskmanager.lock      held while the process lives; names it
 //! <dir>/resource-id           the name given when none was configured
+//! <dir>/followed.json         the highest epoch a leader of which was followed, and its cluster
 //! <dir>/artifacts/<sha256>    executables of jobs, by their digest
 //! <dir>/executors/<job>/      one per executor: spec.json, executor.json, socket, stdout
 //! <dir>/output/<job>          output of the last ended jobs
@@ -12,9 +13,17 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use perennial_types::{JobId, TaskManagerId};
+use perennial_types::{ClusterId, JobId, LeaderEpoch, TaskManagerId};
 
 use crate::settings::Settings;
+
+const FOLLOWED: &str = "followed.json";
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Followed {
+    cluster: ClusterId,
+    epoch: LeaderEpoch,
+}
 
 /// Why a working directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +103,19 @@ impl WorkingDir {
     /// The directory itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The highest epoch that a TaskManager in this directory has followed in this cluster, if one has.
+    pub(crate) fn epoch_followed(&self, cluster: ClusterId) -> Option<LeaderEpoch> {
+        let followed: Followed = serde_json::from_slice(&fs::read(self.path.join(FOLLOWED)).ok()?).ok()?;
+        (followed.cluster == cluster).then_some(followed.epoch)
+    }
+
+    /// Remembers the leader that is followed, for a TaskManager that adopts this one's executors.
+    pub(crate) fn follow(&self, cluster: ClusterId, epoch: LeaderEpoch) -> io::Result<()> {
+        let partial = self.path.join("followed.json.partial");
+        fs::write(&partial, serde_json::to_vec(&Followed { cluster, epoch })?)?;
+        fs::rename(partial, self.path.join(FOLLOWED))
     }
 
     /// Where artifacts are kept.
@@ -183,6 +205,20 @@ mod tests {
         fs::write(tmp.path().join("resource-id"), "earlier").unwrap();
         assert_ne!(first.0, "earlier");
         assert_eq!(WorkingDir::open(&settings).unwrap().id().0, "earlier");
+    }
+
+    #[tokio::test]
+    async fn the_epoch_followed_counts_for_its_cluster_only() {
+        let tmp = tempfile::tempdir().unwrap();
+        let settings = settings(&[("process.working-dir", tmp.path().to_str().unwrap())]).await;
+        let dir = WorkingDir::open(&settings).unwrap();
+        let [ours, other] = [1, 2].map(|byte| ClusterId::from_bytes([byte; 16]));
+        assert_eq!(dir.epoch_followed(ours), None);
+        dir.follow(ours, LeaderEpoch(7)).unwrap();
+        assert_eq!(dir.epoch_followed(ours), Some(LeaderEpoch(7)));
+        assert_eq!(dir.epoch_followed(other), None);
+        fs::write(dir.path().join(FOLLOWED), "{").unwrap();
+        assert_eq!(dir.epoch_followed(ours), None);
     }
 
     #[tokio::test]

@@ -101,8 +101,9 @@ impl Running {
         loop {
             if let Some(hello) = self.hello.take() {
                 let Hello { data_port, fence, executions, .. } = hello;
+                self.fence = self.fence.max(fence);
                 let executions = self.ours(executions);
-                supervisor.events.tell(ExecutorEvent::Ready { data_port, fence, executions }).await;
+                supervisor.events.tell(ExecutorEvent::Ready { data_port, executions }).await;
             }
             match self.next_wake(supervisor, &mut heartbeat).await {
                 Wake::Leave => return End::Left,
@@ -124,7 +125,7 @@ impl Running {
                 Wake::Ordered(Order::Stop { fence, grace }) => {
                     let by = Instant::now() + grace;
                     self.stopping = Some(self.stopping.map_or(by, |earlier| earlier.min(by)));
-                    self.send(fence, 0, ExecutorAction::Stop).await;
+                    self.send(fence.unwrap_or(self.fence), 0, ExecutorAction::Stop).await;
                 }
                 Wake::Deadline => {
                     let late = self.cancelling.iter().min_by_key(|(_, by)| **by).map(|(attempt, _)| *attempt);

@@ -136,6 +136,10 @@ impl Owner {
             };
             if let Some(cluster) = record.cluster.filter(|_| self.registrar.cluster().is_none()) {
                 self.registrar = Registrar::new(Some(cluster));
+                // What an earlier process has followed binds this one too, as long as it commands the same executors.
+                if let Some(epoch) = self.dir.epoch_followed(cluster) {
+                    self.fence.admit(Fence { epoch, index: 0 });
+                }
             }
             let identity = (record.artifact, record.structural_hash);
             let handle = self.supervise(job, Origin::Adopt { process: Box::new(process), record: Box::new(record) });
@@ -149,7 +153,7 @@ impl Owner {
 
     pub(super) fn executor(&mut self, job: JobId, event: ExecutorEvent) {
         match event {
-            ExecutorEvent::Ready { data_port, fence, executions } => self.ready(job, data_port, fence, executions),
+            ExecutorEvent::Ready { data_port, executions } => self.ready(job, data_port, executions),
             ExecutorEvent::Answer { ticket, result } => self.answered(ticket, result),
             ExecutorEvent::Execution(report) => self.execution(report),
             ExecutorEvent::Progress(tasks) => self.report(FromTaskManager::Progress(tasks)),
@@ -170,8 +174,7 @@ impl Owner {
         self.register_postponed();
     }
 
-    fn ready(&mut self, job: JobId, data_port: u16, fence: Fence, executions: Vec<ExecutionReport>) {
-        self.fence.admit(fence);
+    fn ready(&mut self, job: JobId, data_port: u16, executions: Vec<ExecutionReport>) {
         let Some(executor) = self.executors.get_mut(&job) else { return };
         executor.data_port = data_port;
         let data_address = format!("{}:{data_port}", self.settings.host);
@@ -244,7 +247,7 @@ impl Owner {
     }
 
     /// Tells an executor to end, and answers when it has.
-    pub(super) fn stop_one(&mut self, job: JobId, fence: Fence, grace: Duration, reply: Option<ReplyTo>) {
+    pub(super) fn stop_one(&mut self, job: JobId, fence: Option<Fence>, grace: Duration, reply: Option<ReplyTo>) {
         let Some(executor) = self.executors.get_mut(&job) else { return };
         if executor.handle.order(Order::Stop { fence, grace }).is_err() {
             // Its queue is full of orders it does not take, or it is ending already and says so next.
@@ -274,7 +277,7 @@ impl Owner {
         self.stopping = Some(done);
         let jobs: Vec<JobId> = self.executors.keys().copied().collect();
         for job in jobs {
-            self.stop_one(job, self.fence, SHUTDOWN_GRACE, None);
+            self.stop_one(job, None, SHUTDOWN_GRACE, None);
         }
     }
 }
