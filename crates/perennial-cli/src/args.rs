@@ -83,7 +83,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Output {
     /// Form of the output
-    #[arg(short, long = "output", value_enum, default_value_t = Format::Table)]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
 }
 

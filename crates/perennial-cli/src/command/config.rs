@@ -39,9 +39,9 @@ pub(crate) fn show(config: &Configuration, origin: bool, format: Format) -> Resu
 
 /// A value as a configuration file has to hold it.
 fn written(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || " ./_-+,;=".contains(c) || (c == ':');
+    let plain = |c: char| c.is_ascii_alphanumeric() || " ./_-+,;=:".contains(c);
     let safe = value.chars().all(plain)
-        && value.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/' || c == '-')
+        && value.trim_start_matches('-').starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
         && !value.contains(": ")
         && !value.contains(" #")
         && !value.ends_with([':', ' ']);
