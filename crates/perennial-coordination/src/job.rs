@@ -1,8 +1,8 @@
 //! One job, from its slots to its end: the core of a JobMaster.
 //!
 //! A [`Job`] is told what happened ([`Event`]) and answers what has to be done about it ([`Effect`]), in order. The order
-//! law is *durable first, then committed, then told*: a placement is recorded before any TaskManager hears of it, and
-//! every command names the log index of the entry that ordered it.
+//! law is *durable first, then committed, then told*: a placement is recorded before any TaskManager hears of it, that tasks
+//! are about to be deployed is recorded while executors start, and every command names the log index of a committed entry.
 //!
 //! ```text
 //!                 slots            recorded          executors ready, deployed       all RUNNING
@@ -149,7 +149,9 @@ pub struct Job {
     /// Finished executions that are not recorded yet, and whether a record of others is on its way.
     unrecorded: Vec<ExecutionAttemptId>,
     recording_finished: bool,
-    /// Whether the log says that tasks ran under the present attempts.
+    /// Whether the log says that tasks may have been told to run under the present attempts.
+    is_told: bool,
+    /// Whether the log says that they ran.
     has_run: bool,
 }
 
@@ -168,6 +170,7 @@ impl Job {
             index,
             unrecorded: Vec::new(),
             recording_finished: false,
+            is_told: false,
             has_run: false,
         }
     }
@@ -181,6 +184,7 @@ impl Job {
         let placed = !record.executions.is_empty();
         this.has_run = record.executions.iter().any(|execution| execution.finished)
             || !matches!(record.status, JobStatus::Initializing | JobStatus::Created);
+        this.is_told = this.has_run || record.status == JobStatus::Created;
         this.executions = ExecutionGraph::recover(&this.graph, record.executions);
         if record.cancel_requested || record.status == JobStatus::Cancelling {
             this.phase = Phase::Ending { outcome: Outcome::Canceled };
@@ -369,6 +373,12 @@ impl Job {
                 self.start_executors(out);
                 self.advance(now_ms, out);
             }
+            (IntentKind::Deployment, _) => {
+                self.is_told = true;
+                if self.phase == Phase::Deploying {
+                    self.deploy_when_ready(now_ms, out);
+                }
+            }
             (IntentKind::FinishExecutions, _) => {
                 self.recording_finished = false;
                 self.advance(now_ms, out);
@@ -387,6 +397,8 @@ impl Job {
                 self.fail(format!("its placement was refused by the metadata store: {reason}"), now_ms, out);
                 self.advance(now_ms, out);
             }
+            // A wish to cancel was committed first, and is on its way here.
+            (IntentKind::Deployment, _) => {}
             (IntentKind::FinishExecutions, _) => self.recording_finished = false,
             // The log has another end of this job, or has forgotten it: either way it is over.
             (IntentKind::End, Phase::Recording { outcome }) => {

@@ -95,7 +95,7 @@ impl JobManager {
 
         let tasks = TaskGroup::new();
         let view = meta.leadership().borrow().clone();
-        let (role, watched) = watch::channel(Role::Standby(Standby { rising: view.serving.is_some(), view }));
+        let (role, watched) = watch::channel(standby(this, &view));
         let local = Local { this, meta: meta.clone() };
         let artifacts = ArtifactHandle::new(this, meta.clone(), watched.clone(), Arc::clone(&store));
         let attachments = Attachments {
@@ -113,7 +113,7 @@ impl JobManager {
         ArtifactServer::new(artifacts.without_forwarding()).add_to(&mut routes);
         serve(&tasks, listener, routes.routes());
         artifacts::spawn_sweep(&tasks, meta.clone(), store);
-        let roles = play_roles(role, meta.clone(), settings, tasks.clone());
+        let roles = play_roles(this, role, meta.clone(), settings, tasks.clone());
         tasks.spawn("roles", OnError::StopProcess, roles);
         info!(jobmanager = %this, name, %rpc_address, data_dir = %data_dir.display(), "JobManager started");
         let dispatcher = DispatcherHandle::new(local, watched);
@@ -142,6 +142,7 @@ fn serve(tasks: &TaskGroup, listener: TcpListener, routes: Routes) {
 
 /// Follows the leadership: makes a [`Leader`] when this member may command, drops it when it may not any more.
 async fn play_roles(
+    this: JobManagerId,
     role: watch::Sender<Role>,
     meta: MetaStore,
     settings: Arc<Settings>,
@@ -153,7 +154,7 @@ async fn play_roles(
         loop {
             let view = leadership.borrow_and_update().clone();
             if leading.as_ref().is_none_or(|leader| Some(leader.epoch) != view.serving) {
-                role.send_replace(standby(&view));
+                role.send_replace(standby(this, &view));
                 if let Some(leader) = leading.take() {
                     leader.stop().await;
                 }
@@ -180,8 +181,10 @@ async fn play_roles(
     Ok(())
 }
 
-fn standby(view: &LeadershipView) -> Role {
-    Role::Standby(Standby { rising: view.serving.is_some(), view: view.clone() })
+/// The role of a member that does not lead, or not yet.
+fn standby(this: JobManagerId, view: &LeadershipView) -> Role {
+    let rising = view.leader.as_ref().is_some_and(|leader| leader.id == this);
+    Role::Standby(Standby { rising, view: view.clone() })
 }
 
 /// A running JobManager.

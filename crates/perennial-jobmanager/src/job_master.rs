@@ -243,6 +243,7 @@ impl JobMaster {
                 let executions = placements.into_iter().map(|placement| self.execution_record(placement)).collect();
                 Command::PlaceExecutions { job, executions, at_ms }
             }
+            Intent::Deployment => Command::SetStatus { job, status: JobStatus::Created, at_ms, failure: None },
             Intent::Running => Command::SetStatus { job, status: JobStatus::Running, at_ms, failure: None },
             Intent::Failing { cause } => {
                 Command::SetStatus { job, status: JobStatus::Failing, at_ms, failure: Some(cause) }

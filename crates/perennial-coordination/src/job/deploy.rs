@@ -53,10 +53,19 @@ impl Job {
 
     /// The placement is committed: executors are asked for everywhere.
     pub(super) fn start_executors(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Deploying;
+        self.begin_deploying(out);
         let names: Vec<TaskManagerId> = self.stages.keys().cloned().collect();
         for taskmanager in names {
             self.start_executor(&taskmanager, out);
+        }
+    }
+
+    /// While executors start, which takes longer, it is recorded that tasks will be told to run.
+    pub(super) fn begin_deploying(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Deploying;
+        self.waiting_for.clear();
+        if !self.is_told {
+            out.push(Effect::Record(Intent::Deployment));
         }
     }
 
@@ -79,8 +88,11 @@ impl Job {
         }
     }
 
-    /// Deploys where it was not done yet, once the address of every executor is known.
+    /// Deploys where it was not done yet, once the address of every executor is known and the intent is committed.
     pub(super) fn deploy_when_ready(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        if !self.is_told {
+            return;
+        }
         let mut executors = Vec::with_capacity(self.stages.len());
         let mut undeployed = Vec::new();
         for (taskmanager, stage) in &self.stages {

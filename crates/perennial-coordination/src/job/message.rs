@@ -159,6 +159,8 @@ impl Effect {
 pub enum Intent {
     /// Where every execution of the job is going to run. Replaces an earlier placement.
     Placement(Vec<Placement>),
+    /// Tasks are about to be told to run: from now on nobody can be sure that none has.
+    Deployment,
     /// Every task runs.
     Running,
     /// A task failed and the job is going to end.
@@ -185,6 +187,8 @@ pub enum Intent {
 pub enum IntentKind {
     /// [`Intent::Placement`].
     Placement,
+    /// [`Intent::Deployment`].
+    Deployment,
     /// [`Intent::Running`] or [`Intent::Failing`]: nothing waits for it.
     Status,
     /// [`Intent::FinishExecutions`].
@@ -198,6 +202,7 @@ impl Intent {
     pub fn kind(&self) -> IntentKind {
         match self {
             Self::Placement(_) => IntentKind::Placement,
+            Self::Deployment => IntentKind::Deployment,
             Self::Running | Self::Failing { .. } => IntentKind::Status,
             Self::FinishExecutions { .. } => IntentKind::FinishExecutions,
             Self::End { .. } => IntentKind::End,

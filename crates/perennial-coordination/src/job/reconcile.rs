@@ -172,8 +172,8 @@ impl Job {
     /// - Every execution was reported: adopted, and nobody is told anything.
     /// - Some were not, all TaskManagers are there, and the log does not say that tasks ran: the leader died between
     ///   recording the placement and telling it. What is missing is deployed under the same attempts.
-    /// - No TaskManager of the placement has the job, some have not come in time, and the log does not say that tasks
-    ///   ran: it starts again, under new attempts.
+    /// - No TaskManager of the placement has the job, some have not come in time, and the log says that no task was told
+    ///   to run: it starts again, under new attempts.
     /// - Otherwise tasks are lost, and the job fails.
     pub(super) fn decide_reconciliation(&mut self, over: bool, now_ms: u64, out: &mut Vec<Effect>) {
         let missing: Vec<(ExecutionAttemptId, TaskManagerId)> = self
@@ -207,7 +207,7 @@ impl Job {
                 .stages
                 .values()
                 .all(|stage| matches!(stage, Stage::Unknown | Stage::Starting | Stage::Ready { .. }));
-            if untouched && !self.has_run {
+            if untouched && !self.is_told {
                 self.start_again(out);
             } else {
                 let waited = perennial_types::format_duration(self.patience.reconciliation);
@@ -258,8 +258,7 @@ impl Job {
         for (attempt, _) in missing {
             self.executions.transition(*attempt, ExecutionState::Scheduled, None, now_ms);
         }
-        self.phase = Phase::Deploying;
-        self.waiting_for.clear();
+        self.begin_deploying(out);
         let starting: Vec<TaskManagerId> =
             self.stages.iter().filter(|(_, stage)| **stage == Stage::Starting).map(|(name, _)| name.clone()).collect();
         for taskmanager in starting {

@@ -34,6 +34,7 @@ fn update(attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionUpdate
 fn text(effect: &Effect) -> String {
     match effect {
         Effect::Record(Intent::Placement(placements)) => format!("record {} placements", placements.len()),
+        Effect::Record(Intent::Deployment) => "record CREATED".to_owned(),
         Effect::Record(Intent::Running) => "record RUNNING".to_owned(),
         Effect::Record(Intent::Failing { .. }) => "record FAILING".to_owned(),
         Effect::Record(Intent::FinishExecutions { attempts }) => format!("record {} finished", attempts.len()),
@@ -76,6 +77,7 @@ impl Fixture {
 
     fn deployed() -> Self {
         let mut this = Self::placed();
+        this.recorded(IntentKind::Deployment, 20);
         this.ready("a");
         this.ready("b");
         this
@@ -150,9 +152,10 @@ fn a_job_runs_from_slots_to_its_end() {
     let mut f = Fixture::new();
     assert_eq!(f.apply(Event::Start), ["want 2", "timer Slots"]);
     assert_eq!(f.apply(Event::SlotsGranted(slots())), ["record 2 placements"]);
-    assert_eq!(f.recorded(IntentKind::Placement, 20), ["a@20: start", "b@20: start"]);
+    assert_eq!(f.recorded(IntentKind::Placement, 20), ["record CREATED", "a@20: start", "b@20: start"]);
     assert!(f.ready("a").is_empty(), "not every address is known");
-    assert_eq!(f.ready("b"), ["a@20: deploy 1", "b@20: deploy 1"]);
+    assert!(f.ready("b").is_empty(), "the intent is not committed");
+    assert_eq!(f.recorded(IntentKind::Deployment, 21), ["a@21: deploy 1", "b@21: deploy 1"]);
     assert_eq!(f.job.status(), JobStatus::Created);
     assert!(f.report("a", 0, ExecutionState::Running).is_empty());
     assert_eq!(f.report("b", 1, ExecutionState::Running), ["record RUNNING"]);
@@ -168,6 +171,7 @@ fn a_job_runs_from_slots_to_its_end() {
 #[test]
 fn every_executor_learns_where_all_the_others_are() {
     let mut f = Fixture::placed();
+    f.recorded(IntentKind::Deployment, 20);
     f.ready("a");
     let effects = f.job.apply(1, Event::ExecutorReady { taskmanager: tm("b"), data_address: "b:1".to_owned() });
     let everywhere = vec![(tm("a"), "a:1".to_owned()), (tm("b"), "b:1".to_owned())];
@@ -296,6 +300,7 @@ fn a_report_of_an_unknown_attempt_has_it_cancelled() {
 #[test]
 fn a_command_lost_with_its_connection_is_repeated() {
     let mut f = Fixture::placed();
+    f.recorded(IntentKind::Deployment, 20);
     assert_eq!(f.here("a", None), ["a@20: start"]);
     f.ready("b");
     assert_eq!(
@@ -369,6 +374,14 @@ fn a_placement_that_was_never_told_is_carried_out_by_the_next_leader() {
     assert_eq!(f.current(0).attempt, 3);
 }
 
+#[test]
+fn the_next_leader_records_that_it_deploys_when_the_last_did_not() {
+    let mut f = Fixture::recovered(JobStatus::Initializing, &[]);
+    f.here("a", Some(&[]));
+    assert_eq!(f.here("b", Some(&[])), ["record CREATED"]);
+    assert_eq!(f.recorded(IntentKind::Deployment, 60), ["a@60: deploy 1", "b@60: deploy 1"]);
+}
+
 /// The same, and one TaskManager had heard of its tasks already.
 #[test]
 fn only_what_is_missing_is_deployed() {
@@ -379,11 +392,19 @@ fn only_what_is_missing_is_deployed() {
 
 #[test]
 fn a_placement_nobody_heard_of_is_made_again_when_its_taskmanagers_are_gone() {
-    let mut f = Fixture::recovered(JobStatus::Created, &[]);
+    let mut f = Fixture::recovered(JobStatus::Initializing, &[]);
     f.here("a", Some(&[]));
     assert_eq!(f.apply(Event::TimerFired(Timer::Reconciliation)), ["a@50: stop", "release", "want 2", "timer Slots"]);
     assert_eq!(f.current(0).attempt, 4, "attempt numbers are not used again");
     assert_eq!(f.apply(Event::SlotsGranted(slots())), ["record 2 placements"]);
+}
+
+/// Nobody can say whether the absent TaskManager ran its tasks: starting again could run them twice.
+#[test]
+fn tasks_that_may_have_run_are_not_started_again() {
+    let mut f = Fixture::recovered(JobStatus::Created, &[]);
+    f.here("a", Some(&[]));
+    assert_eq!(f.apply(Event::TimerFired(Timer::Reconciliation)), ["record FAILING", "record FAILED"]);
 }
 
 #[test]
@@ -409,6 +430,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]);
     let kind = proptest::sample::select(vec![
         IntentKind::Placement,
+        IntentKind::Deployment,
         IntentKind::Status,
         IntentKind::FinishExecutions,
         IntentKind::End,
@@ -443,17 +465,17 @@ fn event() -> impl Strategy<Value = Event> {
 /// Applies events and checks what must hold after each.
 fn check_laws(mut job: Job, events: Vec<Event>) -> Result<(), TestCaseError> {
     let (mut ends, mut closed) = (0, 0);
-    let mut placement_committed = !job.stages.is_empty();
+    let mut deployment_committed = job.is_told;
     let mut status = job.status();
     for event in std::iter::once(Event::Start).chain(events) {
-        if matches!(event, Event::Recorded { kind: IntentKind::Placement, .. }) {
-            placement_committed = true;
+        if matches!(event, Event::Recorded { kind: IntentKind::Deployment, .. }) {
+            deployment_committed = true;
         }
         let over = job.is_over();
         for effect in job.apply(1, event.clone()) {
             prop_assert!(!(over && effect.starts_something()), "{:?} after the end", effect);
             prop_assert!(
-                placement_committed || !matches!(effect, Effect::Send { command: Command::Deploy { .. }, .. }),
+                deployment_committed || !matches!(effect, Effect::Send { command: Command::Deploy { .. }, .. }),
                 "deployed before it was committed"
             );
             ends += usize::from(matches!(effect, Effect::Record(Intent::End { .. })));
@@ -519,7 +541,7 @@ proptest! {
     fn no_order_of_events_breaks_a_recovered_job(
         events in proptest::collection::vec(event(), 0..60),
         status in proptest::sample::select(vec![
-            JobStatus::Created, JobStatus::Running, JobStatus::Failing, JobStatus::Cancelling,
+            JobStatus::Initializing, JobStatus::Created, JobStatus::Running, JobStatus::Failing, JobStatus::Cancelling,
         ]),
     ) {
         let executions = [("a", 0), ("b", 1)].map(|(name, subtask)| Recovered {

@@ -1,0 +1,269 @@
+//! A TaskManager that speaks the real protocol over the network and only pretends to run tasks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use perennial_rpc::taskmanager::{
+    Action, Command, CommandAnswer, CommandDone, CommandError, ExecutionReport, ExecutorReport, FromTaskManager,
+    Incoming, Registration, TaskProgress, ToTaskManager, attach,
+};
+use perennial_types::{ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId, TaskManagerId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// What it does when told to deploy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Tasks are RUNNING at once.
+    Runs,
+    /// Every deployment is refused.
+    RefusesDeployments,
+    /// Commands are noted and not answered.
+    Ignores,
+}
+
+#[derive(Default)]
+struct State {
+    executors: BTreeMap<JobId, BTreeMap<ExecutionAttemptId, ExecutionState>>,
+    commands: Vec<Command>,
+    registrations: u32,
+    refusal: Option<String>,
+    seen: Fence,
+}
+
+/// The state of a pretended host: survives the connections and the JobManagers.
+#[derive(Clone)]
+pub(crate) struct FakeTaskManager {
+    pub(crate) name: &'static str,
+    slots: u32,
+    manner: Manner,
+    pub(crate) cluster: Option<ClusterId>,
+    incarnation: Incarnation,
+    state: Arc<Mutex<State>>,
+    reports: watch::Sender<Option<mpsc::Sender<FromTaskManager>>>,
+}
+
+/// A connection to one JobManager. Dropping it closes the stream.
+pub(crate) struct Attached {
+    task: JoinHandle<()>,
+    reports: watch::Sender<Option<mpsc::Sender<FromTaskManager>>>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.reports.send_replace(None);
+    }
+}
+
+impl FakeTaskManager {
+    pub(crate) fn new(name: &'static str, slots: u32) -> Self {
+        Self {
+            name,
+            slots,
+            manner: Manner::Runs,
+            cluster: None,
+            incarnation: Incarnation::random(),
+            state: Arc::default(),
+            reports: watch::Sender::new(None),
+        }
+    }
+
+    pub(crate) fn with_manner(self, manner: Manner) -> Self {
+        Self { manner, ..self }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds the lock")
+    }
+
+    /// Commands received so far.
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        self.state().commands.clone()
+    }
+
+    /// Names of the commands received so far.
+    pub(crate) fn command_names(&self) -> Vec<&'static str> {
+        let name = |command: &Command| match command.action {
+            Action::StartExecutor(_) => "start",
+            Action::Deploy(_) => "deploy",
+            Action::Cancel { .. } => "cancel",
+            Action::StopExecutor => "stop",
+        };
+        self.state().commands.iter().map(name).collect()
+    }
+
+    pub(crate) fn registrations(&self) -> u32 {
+        self.state().registrations
+    }
+
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.state().refusal.clone()
+    }
+
+    /// Executions in a state that is not terminal.
+    pub(crate) fn running(&self, job: JobId) -> Vec<ExecutionAttemptId> {
+        let state = self.state();
+        let executions = state.executors.get(&job).into_iter().flatten();
+        executions.filter(|(_, state)| !state.is_terminal()).map(|(attempt, _)| *attempt).collect()
+    }
+
+    /// Jobs with an executor.
+    pub(crate) fn executors(&self) -> Vec<JobId> {
+        self.state().executors.keys().copied().collect()
+    }
+
+    /// Pretends that an executor with a task is there that nobody asked for.
+    pub(crate) fn plant(&self, job: JobId, attempt: ExecutionAttemptId) {
+        self.state().executors.insert(job, BTreeMap::from([(attempt, ExecutionState::Running)]));
+    }
+
+    /// Sends something to the leader it is registered at.
+    pub(crate) async fn say(&self, message: FromTaskManager) {
+        let mut reports = self.reports.subscribe();
+        let sender = reports.wait_for(Option::is_some).await.expect("the sender lives in self").clone();
+        _ = sender.expect("it was waited for").send(message).await;
+    }
+
+    /// Moves an execution and reports it.
+    pub(crate) async fn report(&self, job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) {
+        if let Some(executions) = self.state().executors.get_mut(&job) {
+            executions.insert(attempt, state);
+        }
+        self.say(FromTaskManager::Execution(report(job, attempt, state))).await;
+    }
+
+    /// Ends all tasks of a job while nobody is connected.
+    pub(crate) fn finish_unheard(&self, job: JobId) {
+        let mut state = self.state();
+        let executions = state.executors.get_mut(&job).into_iter().flatten();
+        executions.for_each(|(_, state)| *state = ExecutionState::Finished);
+    }
+
+    /// Ends all tasks of a job by themselves.
+    pub(crate) async fn finish(&self, job: JobId) {
+        for attempt in self.running(job) {
+            self.report(job, attempt, ExecutionState::Finished).await;
+        }
+    }
+
+    /// Connects to a JobManager and stays.
+    pub(crate) fn attach(&self, address: impl Into<String>) -> Attached {
+        let (this, address) = (self.clone(), address.into());
+        let task = tokio::spawn(async move {
+            loop {
+                if let Ok((sender, incoming)) = attach(&address).await {
+                    this.converse(sender, incoming).await;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        Attached { task, reports: self.reports.clone() }
+    }
+
+    async fn converse(&self, sender: mpsc::Sender<FromTaskManager>, mut incoming: Incoming<ToTaskManager>) {
+        while let Some(Ok(message)) = incoming.next().await {
+            match message {
+                ToTaskManager::Leadership(leadership) => {
+                    if leadership.leader == Some(leadership.from) {
+                        _ = sender.send(FromTaskManager::Register(self.registration())).await;
+                    }
+                }
+                ToTaskManager::Registered { .. } => {
+                    self.state().registrations += 1;
+                    self.reports.send_replace(Some(sender.clone()));
+                }
+                ToTaskManager::Refused { reason } => self.state().refusal = Some(reason),
+                ToTaskManager::Heartbeat => {}
+                ToTaskManager::Command(command) => {
+                    for answer in self.obey(command) {
+                        _ = sender.send(answer).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn registration(&self) -> Registration {
+        let state = self.state();
+        let executors = state.executors.iter().map(|(job, executions)| ExecutorReport {
+            job: *job,
+            data_address: format!("{}:4000", self.name),
+            executions: executions.iter().map(|(attempt, state)| report(*job, *attempt, *state)).collect(),
+        });
+        let executors: Vec<ExecutorReport> = executors.collect();
+        drop(state);
+        Registration {
+            cluster: self.cluster,
+            id: TaskManagerId(self.name.to_owned()),
+            incarnation: self.incarnation,
+            host: "127.0.0.1".to_owned(),
+            slots: self.slots,
+            target: "x86_64-linux".to_owned(),
+            pid: 4711,
+            executors,
+        }
+    }
+
+    fn obey(&self, command: Command) -> Vec<FromTaskManager> {
+        let mut state = self.state();
+        let Command { id, job, action, fence } = command.clone();
+        state.commands.push(command);
+        let answer = |result| FromTaskManager::Answer(CommandAnswer { id, result });
+        if !state.seen.admit(fence) {
+            return vec![answer(Err(CommandError::Stale { seen: state.seen }))];
+        }
+        let mut said = Vec::new();
+        match (action, self.manner) {
+            (_, Manner::Ignores) => {}
+            (Action::StartExecutor(_), _) => {
+                state.executors.entry(job).or_default();
+                let data_address = format!("{}:4000", self.name);
+                said.push(answer(Ok(CommandDone::ExecutorReady { data_address })));
+            }
+            (Action::Deploy(_), Manner::RefusesDeployments) => {
+                said.push(answer(Err(CommandError::Failed("the artifact does not start".to_owned()))));
+            }
+            (Action::Deploy(deploy), Manner::Runs) => {
+                said.push(answer(Ok(CommandDone::Done)));
+                for task in deploy.tasks {
+                    state.executors.entry(job).or_default().insert(task.attempt, ExecutionState::Running);
+                    said.push(FromTaskManager::Execution(report(job, task.attempt, ExecutionState::Initializing)));
+                    said.push(FromTaskManager::Execution(report(job, task.attempt, ExecutionState::Running)));
+                }
+            }
+            (Action::Cancel { attempts }, _) => {
+                said.push(answer(Ok(CommandDone::Done)));
+                for attempt in attempts {
+                    state.executors.entry(job).or_default().insert(attempt, ExecutionState::Canceled);
+                    said.push(FromTaskManager::Execution(report(job, attempt, ExecutionState::Canceled)));
+                }
+            }
+            (Action::StopExecutor, _) => {
+                state.executors.remove(&job);
+                said.push(answer(Ok(CommandDone::Done)));
+            }
+        }
+        said
+    }
+}
+
+fn report(job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionReport {
+    let failure = (state == ExecutionState::Failed).then(|| "user code: division by zero".to_owned());
+    let progress = state.is_terminal().then(|| progress(job, attempt, 100));
+    ExecutionReport { job, attempt, state, failure, progress }
+}
+
+/// Counters of a task that read so many records.
+pub(crate) fn progress(job: JobId, attempt: ExecutionAttemptId, records_in: u64) -> TaskProgress {
+    TaskProgress {
+        job,
+        attempt,
+        records_in,
+        records_out: records_in,
+        bytes_in: 0,
+        bytes_out: 0,
+        busy_ms: 0,
+        back_pressured_ms: 0,
+    }
+}

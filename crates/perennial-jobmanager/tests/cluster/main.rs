@@ -1,0 +1,10 @@
+//! Whole JobManagers in this process, and TaskManagers that speak the real protocol and run nothing.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests, which clippy does not see as such")]
+
+mod fake_taskmanager;
+mod group;
+mod jobs;
+mod retention;
+mod support;
+mod takeover;
