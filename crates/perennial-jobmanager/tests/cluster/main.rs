@@ -1,6 +1,6 @@
 //! Whole JobManagers in this process, and TaskManagers that speak the real protocol and run nothing.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests, which clippy does not see as such")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy does not see as such")]
 
 mod fake_taskmanager;
 mod group;
