@@ -138,8 +138,14 @@ impl Conversation {
         };
         let same =
             |listening: &Listening| matches!(&role, Role::Leader(leader) if Arc::ptr_eq(leader, &listening.leader));
-        if !self.listening.as_ref().is_some_and(same) {
+        if self.listening.as_ref().is_some_and(|listening| !same(listening)) {
             self.listening = None;
+            // Between this look and the last one this member may have stepped back and led again, in the same epoch even. The
+            // new leadership knows nobody yet: the TaskManager has to hear of the end of the old one.
+            let over = Leadership { leader: None, leader_address: String::new(), ..leadership.clone() };
+            if self.to.try_send(ToTaskManager::Leadership(over)).is_err() {
+                return false;
+            }
         }
         self.to.try_send(ToTaskManager::Leadership(leadership)).is_ok()
     }

@@ -62,6 +62,10 @@ impl Registrar {
         {
             self.highest = Some((leadership.epoch, leader, leadership.leader_address.clone()));
         }
+        // A leader that steps back forgets who registered; when it serves again, if only in the same epoch, it has to be told.
+        if self.expecting() == Some(stream) && leadership.leader != Some(leadership.from) {
+            self.standing = Standing::Unregistered;
+        }
         self.heard.insert(stream, leadership);
         self.decide()
     }
@@ -184,6 +188,17 @@ mod tests {
             };
             assert_eq!(decision, expected, "step {number}");
         }
+    }
+
+    /// A leader that lost touch with its quorum for a moment and serves again in the same epoch has forgotten everybody.
+    #[test]
+    fn registers_again_with_a_leader_that_stepped_back_and_returned_in_its_epoch() {
+        check(vec![
+            (Heard(A, says(1, 5, Some(1))), register(A, 5)),
+            (Accepted(A), Decision::Stay),
+            (Heard(A, says(1, 5, None)), Decision::Stay),
+            (Heard(A, says(1, 5, Some(1))), register(A, 5)),
+        ]);
     }
 
     #[test]
