@@ -8,7 +8,11 @@
 
 mod credit;
 mod error;
+mod frame;
 mod gate;
+mod inbound;
+mod network;
+mod outbound;
 mod partition;
 mod payload;
 mod signal;
@@ -17,7 +21,10 @@ mod writer;
 
 pub use credit::{Counters, Credit, Room};
 pub use error::{ExchangeError, WriteError};
+pub use frame::ChannelKey;
 pub use gate::{CreditReturn, Element, Gate, LocalChannel};
-pub use payload::{KeyHash, Payload, Route};
+pub use network::{Network, Peer};
+pub use outbound::RemoteSender;
+pub use payload::{ChooseSubtask, KeyHash, Payload, Route};
 pub use signal::Signal;
 pub use writer::{OutChannel, Writer, WriterControl, WriterSettings};

@@ -2,6 +2,7 @@
 
 use perennial_types::{KeyGroup, MaxParallelism, murmur, subtask_of};
 
+use crate::payload::ChooseSubtask;
 use crate::{KeyHash, Route, WriteError};
 
 /// A [`Route`] over a known number of channels.
@@ -84,14 +85,14 @@ impl<T> Targets<T> for AtRandom {
             self.state ^= self.state << 25;
             self.state ^= self.state >> 27;
             let upper = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-            (upper * u64::from(self.count) >> 32) as u32
+            ((upper * u64::from(self.count)) >> 32) as u32
         }));
         Ok(())
     }
 }
 
 struct ByFunction<T> {
-    choose: Box<dyn FnMut(&T, u32) -> u32 + Send>,
+    choose: ChooseSubtask<T>,
     count: u32,
 }
 

@@ -17,6 +17,9 @@ pub enum Payload {
     },
 }
 
+/// The user's partitioner: the subtask for a record, given the number of subtasks.
+pub type ChooseSubtask<T> = Box<dyn FnMut(&T, u32) -> u32 + Send>;
+
 /// How an exchange spreads records over its channels. [`ShipStrategy`](perennial_types::ShipStrategy) with code.
 pub enum Route<T> {
     /// To the one connected subtask.
@@ -32,7 +35,7 @@ pub enum Route<T> {
     /// By key group.
     Hash(Box<dyn KeyHash<T>>),
     /// Where the function says, in `0..subtasks`; other numbers are an error of the user's.
-    Custom(Box<dyn FnMut(&T, u32) -> u32 + Send>),
+    Custom(ChooseSubtask<T>),
 }
 
 /// Key hashes of a batch: the virtual call is per batch, the key selector is monomorphised inside.

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use perennial_types::{MaxParallelism, Record};
 
 use crate::partition::Partitioner;
-use crate::{Counters, Credit, Element, ExchangeError, Gate, LocalChannel, Payload, Route, WriteError};
+use crate::{Counters, Credit, Element, ExchangeError, Gate, LocalChannel, Payload, RemoteSender, Route, WriteError};
 
 /// Most records in a batch, whatever their size: with more, the batches of a chain no longer fit the innermost caches.
 const BATCH_RECORDS_MAX: usize = 1024;
+
+/// The same for a channel to another process: larger, for each frame costs a system call on both sides.
+const FRAME_RECORDS_MAX: usize = 4096;
 
 /// One channel, seen from its producer.
 pub enum OutChannel {
@@ -22,17 +25,27 @@ pub enum OutChannel {
         /// Credit and memory on their way back.
         channel: Arc<LocalChannel>,
     },
+    /// To a task of another process.
+    Remote(RemoteSender),
 }
 
 impl OutChannel {
-    fn credit(&self) -> &Credit {
+    fn records_max(&self) -> usize {
         match self {
-            Self::Local { channel, .. } => channel.credit(),
+            Self::Local { .. } => BATCH_RECORDS_MAX,
+            Self::Remote(_) => FRAME_RECORDS_MAX,
         }
     }
 
-    /// Sends a batch for which credit was taken and leaves it empty.
-    fn send<T: Record>(&self, batch: &mut Vec<T>) {
+    fn credit(&self) -> &Credit {
+        match self {
+            Self::Local { channel, .. } => channel.credit(),
+            Self::Remote(channel) => channel.credit(),
+        }
+    }
+
+    /// Sends a batch for which credit was taken and leaves it empty. Returns the bytes that leave this process.
+    fn send<T: Record>(&self, batch: &mut Vec<T>) -> usize {
         match self {
             Self::Local { gate, index, channel } => {
                 let mut boxed = match channel.spare().map(Box::<dyn std::any::Any + Send>::downcast::<Vec<T>>) {
@@ -42,14 +55,21 @@ impl OutChannel {
                 std::mem::swap(&mut *boxed, batch);
                 batch.clear();
                 gate.put(*index, Element::Data(Payload::Local(boxed)));
+                0
+            }
+            Self::Remote(channel) => {
+                let bytes = channel.send(batch);
+                batch.clear();
+                bytes
             }
         }
     }
 
     /// Sends the end of the channel, which needs no credit.
-    fn send_end(&self) {
+    fn send_end(&mut self) {
         match self {
             Self::Local { gate, index, .. } => gate.put(*index, Element::End),
+            Self::Remote(channel) => channel.send_end(),
         }
     }
 }
@@ -78,13 +98,17 @@ struct Lane<T> {
     open: Vec<T>,
     /// Full batches that found no room, oldest first. No more than one input batch of the task has made.
     waiting: VecDeque<Vec<T>>,
+    /// Records that make a batch.
+    full: usize,
+    /// Bytes sent to another process and not counted yet.
+    bytes: usize,
 }
 
 impl<T: Record> Lane<T> {
     /// Sends the open batch, or puts it behind those that wait.
     fn ship(&mut self) {
         if self.waiting.is_empty() && self.channel.credit().take() {
-            self.channel.send(&mut self.open);
+            self.bytes += self.channel.send(&mut self.open);
         } else {
             let capacity = self.open.capacity();
             self.waiting.push_back(std::mem::replace(&mut self.open, Vec::with_capacity(capacity)));
@@ -95,7 +119,7 @@ impl<T: Record> Lane<T> {
     fn drain(&mut self) {
         while !self.waiting.is_empty() && self.channel.credit().take() {
             if let Some(mut batch) = self.waiting.pop_front() {
-                self.channel.send(&mut batch);
+                self.bytes += self.channel.send(&mut batch);
             }
         }
     }
@@ -108,7 +132,6 @@ impl<T: Record> Lane<T> {
 pub struct Writer<T> {
     lanes: Vec<Lane<T>>,
     partitioner: Partitioner<T>,
-    batch_records: usize,
     segment_bytes: usize,
     /// Channels of the records of one input batch.
     targets: Vec<u32>,
@@ -131,18 +154,25 @@ impl<T: Record> Writer<T> {
         counters: Arc<Counters>,
     ) -> Self {
         let partitioner = Partitioner::new(route, channels.len(), max_parallelism);
-        let batch_records = (settings.segment_bytes / size_of::<T>().max(1)).clamp(1, BATCH_RECORDS_MAX);
-        let lane = |channel| Lane { channel, open: Vec::new(), waiting: VecDeque::new() };
-        Self {
+        let lane = |channel| Lane { channel, open: Vec::new(), waiting: VecDeque::new(), full: 1, bytes: 0 };
+        let mut writer = Self {
             lanes: channels.into_iter().map(lane).collect(),
             partitioner,
-            batch_records,
             segment_bytes: settings.segment_bytes,
             targets: Vec::new(),
             sample: Vec::new(),
             counters,
             finished: false,
             ends_sent: false,
+        };
+        writer.set_record_bytes(size_of::<T>());
+        writer
+    }
+
+    fn set_record_bytes(&mut self, bytes: usize) {
+        let fit = self.segment_bytes / bytes.max(1);
+        for lane in &mut self.lanes {
+            lane.full = fit.clamp(1, lane.channel.records_max());
         }
     }
 
@@ -174,7 +204,15 @@ impl<T: Record> Writer<T> {
                 self.push_to_targets(batch);
             }
         }
+        self.count_bytes();
         Ok(())
+    }
+
+    fn count_bytes(&mut self) {
+        let bytes: usize = self.lanes.iter_mut().map(|lane| std::mem::take(&mut lane.bytes)).sum();
+        if bytes > 0 {
+            Counters::add(&self.counters.bytes_out, bytes as u64);
+        }
     }
 
     fn check(&self) -> Result<(), WriteError> {
@@ -191,14 +229,13 @@ impl<T: Record> Writer<T> {
         {
             self.sample.clear();
             record.encode(&mut self.sample);
-            let bytes = self.sample.len().max(size_of::<T>()).max(1);
-            self.batch_records = (self.segment_bytes / bytes).clamp(1, BATCH_RECORDS_MAX);
+            self.set_record_bytes(self.sample.len().max(size_of::<T>()));
         }
     }
 
     fn push_to(&mut self, channel: usize, batch: &mut Vec<T>) {
-        let full = self.batch_records;
         let Some(lane) = self.lanes.get_mut(channel) else { return };
+        let full = lane.full;
         if lane.open.is_empty() && (full / 2..=2 * full).contains(&batch.len()) {
             // A batch of the right size goes as it is.
             if lane.open.capacity() == 0 {
@@ -220,7 +257,6 @@ impl<T: Record> Writer<T> {
     }
 
     fn push_shares(&mut self, first: usize, share: usize, batch: &mut Vec<T>) {
-        let full = self.batch_records;
         let lanes = self.lanes.len();
         let mut records = batch.drain(..);
         let mut at = first;
@@ -228,10 +264,10 @@ impl<T: Record> Writer<T> {
             let Some(lane) = self.lanes.get_mut(at) else { return };
             let mut left = share.min(records.as_slice().len());
             while left > 0 {
-                let piece = left.min(full.saturating_sub(lane.open.len()).max(1));
+                let piece = left.min(lane.full.saturating_sub(lane.open.len()).max(1));
                 lane.open.extend(records.by_ref().take(piece));
                 left -= piece;
-                if lane.open.len() >= full {
+                if lane.open.len() >= lane.full {
                     lane.ship();
                 }
             }
@@ -240,11 +276,10 @@ impl<T: Record> Writer<T> {
     }
 
     fn push_to_all(&mut self, batch: &mut Vec<T>) {
-        let full = self.batch_records;
         for lane in &mut self.lanes {
-            for piece in batch.chunks(full) {
+            for piece in batch.chunks(lane.full) {
                 lane.open.extend_from_slice(piece);
-                if lane.open.len() >= full {
+                if lane.open.len() >= lane.full {
                     lane.ship();
                 }
             }
@@ -253,11 +288,11 @@ impl<T: Record> Writer<T> {
     }
 
     fn push_to_targets(&mut self, batch: &mut Vec<T>) {
-        let full = self.batch_records;
         let mut records = batch.drain(..);
-        for targets in self.targets.chunks(full) {
+        // So that no lane grows beyond twice its batches.
+        let piece = self.lanes.iter().map(|lane| lane.full).min().unwrap_or(1);
+        for targets in self.targets.chunks(piece) {
             for lane in &mut self.lanes {
-                // Below `full` before, so no lane grows beyond twice that.
                 lane.open.reserve(targets.len());
             }
             let lanes = self.lanes.as_mut_slice();
@@ -266,7 +301,7 @@ impl<T: Record> Writer<T> {
                 lanes[*target as usize].open.push(record);
             }
             for lane in lanes {
-                if lane.open.len() >= full {
+                if lane.open.len() >= lane.full {
                     lane.ship();
                 }
             }
@@ -295,8 +330,9 @@ impl<T: Record> WriterControl for Writer<T> {
         }
         if empty && self.finished && !self.ends_sent {
             self.ends_sent = true;
-            self.lanes.iter().for_each(|lane| lane.channel.send_end());
+            self.lanes.iter_mut().for_each(|lane| lane.channel.send_end());
         }
+        self.count_bytes();
         Ok(empty)
     }
 
@@ -308,11 +344,12 @@ impl<T: Record> WriterControl for Writer<T> {
                 continue;
             }
             if lane.waiting.is_empty() && lane.channel.credit().take() {
-                lane.channel.send(&mut lane.open);
+                lane.bytes += lane.channel.send(&mut lane.open);
             } else {
                 empty = false;
             }
         }
+        self.count_bytes();
         Ok(empty)
     }
 }

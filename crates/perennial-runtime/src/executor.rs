@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Counters, Room};
+use perennial_exchange::{Counters, Network, Room};
 use perennial_rpc::executor::{ExecutorAction, ExecutorSpec, FromExecutor, Hello, ToExecutor, write_from_executor};
 use perennial_rpc::taskmanager::{CommandError, Deploy, TaskDeployment};
 use perennial_types::config::{SetError, options};
@@ -109,7 +109,9 @@ pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError
 
     let (events, heard) = channel();
     control::accept(control, events.clone()).map_err(ExecutorError::Thread)?;
-    let wiring = Wiring::new(Arc::clone(&job.graph), settings.writer);
+    let network = Network::start(data, spec.job, spec.taskmanager.clone(), settings.writer.credit)
+        .map_err(ExecutorError::Thread)?;
+    let wiring = Wiring::new(Arc::clone(&job.graph), settings.writer, Some(network));
     Executor {
         spec,
         job,
@@ -258,7 +260,7 @@ impl Executor<'_> {
         if self.stopping {
             return Err(CommandError::Failed("the executor is stopping".to_owned()));
         }
-        let placement = placement_of(&self.job.graph, deploy).map_err(CommandError::Failed)?;
+        let placement = placement_of(&self.job.graph, deploy, &self.spec.taskmanager).map_err(CommandError::Failed)?;
         let mut ready = Vec::new();
         for task in &deploy.tasks {
             if self.executions.knows(task.attempt) {
@@ -297,7 +299,7 @@ impl Executor<'_> {
             self.slots.get(&task.slot).map(Slot::signal).ok_or_else(|| failed("the slot is gone".to_owned()))?;
         let counters = Arc::new(Counters::default());
         let room = Arc::new(Room::new(Arc::clone(signal)));
-        let input = self.wiring.input(index, attempt);
+        let input = self.wiring.input(index, attempt, placement);
         input.attach(signal);
         let outputs =
             self.wiring.outputs(index, attempt, placement, &room).map_err(|error| failed(executions::chain(&error)))?;

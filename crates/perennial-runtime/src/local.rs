@@ -128,18 +128,17 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
     let config = configuration(&options.config).map_err(LocalError::Config)?;
     let settings = TaskSettings::new(&config);
     let graph = &job.graph;
-    let wiring = Wiring::new(Arc::clone(graph), settings.writer);
-    let placement: Placement = graph
+    let wiring = Wiring::new(Arc::clone(graph), settings.writer, None);
+    let places = graph
         .vertices
         .iter()
         .map(|vertex| {
-            let place = |subtask| Place {
-                attempt: ExecutionAttemptId { vertex: vertex.id, subtask, attempt: 0 },
-                executor: 0,
-            };
+            let place =
+                |subtask| Place { attempt: ExecutionAttemptId { vertex: vertex.id, subtask, attempt: 0 }, executor: 0 };
             (0..vertex.parallelism).map(place).collect()
         })
         .collect();
+    let placement = Placement { places, executors: Vec::new(), here: 0 };
 
     let (events, ended) = channel();
     let slots: Vec<Slot> = (0..graph.slots_needed())
@@ -164,12 +163,12 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
     let mut new_tasks = Vec::new();
     for (index, (vertex, factory)) in graph.vertices.iter().zip(&job.vertices).enumerate() {
         let first = first_slot.get(vertex.slot_sharing_group.as_str()).copied().unwrap_or(0);
-        for place in placement.get(index).into_iter().flatten() {
+        for place in placement.places.get(index).into_iter().flatten() {
             let attempt = place.attempt;
             let Some(slot) = slots.get((first + attempt.subtask) as usize) else { continue };
             let counters = Arc::new(Counters::default());
             let room = Arc::new(Room::new(Arc::clone(slot.signal())));
-            let input = wiring.input(index, attempt);
+            let input = wiring.input(index, attempt, &placement);
             input.attach(slot.signal());
             let outputs = wiring.outputs(index, attempt, &placement, &room).map_err(LocalError::Build)?;
             let context = TaskContext {

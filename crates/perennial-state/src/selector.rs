@@ -47,7 +47,7 @@ impl<T: 'static, K: Key, F: Fn(&T) -> K + Send + 'static> KeySelector<T> for ByO
     type Ref<'a> = K;
 
     #[inline(always)]
-    fn key<'a>(&self, record: &'a T) -> K {
+    fn key(&self, record: &T) -> K {
         (self.select)(record)
     }
 

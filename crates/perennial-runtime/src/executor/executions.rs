@@ -5,8 +5,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use perennial_exchange::Counters;
-use perennial_rpc::taskmanager::{Deploy, ExecutionReport, TaskProgress};
+use perennial_exchange::{Counters, Peer};
+use perennial_rpc::taskmanager::{Deploy, ExecutionReport, ExecutorAddress, TaskProgress};
 use perennial_types::{ExecutionAttemptId, ExecutionState, JobGraph, JobId, SlotIndex};
 
 use crate::wiring::{Place, Placement};
@@ -95,8 +95,8 @@ impl Executions {
 }
 
 /// Where every subtask runs, or what is missing.
-pub(super) fn placement_of(graph: &JobGraph, deploy: &Deploy) -> Result<Placement, String> {
-    let mut placement = Placement::new();
+pub(super) fn placement_of(graph: &JobGraph, deploy: &Deploy, me: &str) -> Result<Placement, String> {
+    let mut vertices = Vec::new();
     for vertex in &graph.vertices {
         let mut places = Vec::new();
         for subtask in 0..vertex.parallelism {
@@ -111,9 +111,12 @@ pub(super) fn placement_of(graph: &JobGraph, deploy: &Deploy) -> Result<Placemen
             }
             places.push(Place { attempt: at.attempt, executor });
         }
-        placement.push(places);
+        vertices.push(places);
     }
-    Ok(placement)
+    let here = deploy.executors.iter().position(|executor| executor.taskmanager.0 == me);
+    let here = here.ok_or_else(|| format!("the deployment does not name the executor on {me}"))?;
+    let peer = |at: &ExecutorAddress| Peer { name: at.taskmanager.0.clone(), address: at.data_address.clone() };
+    Ok(Placement { places: vertices, executors: deploy.executors.iter().map(peer).collect(), here })
 }
 
 /// An error with all its causes, in one line.
