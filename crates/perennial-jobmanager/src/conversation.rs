@@ -136,14 +136,16 @@ impl Conversation {
                 }
             }
         };
-        let same =
+        let goes_on =
             |listening: &Listening| matches!(&role, Role::Leader(leader) if Arc::ptr_eq(leader, &listening.leader));
-        if self.listening.as_ref().is_some_and(|listening| !same(listening)) {
-            self.listening = None;
-            // Between this look and the last one this member may have stepped back and led again, in the same epoch even. The
-            // new leadership knows nobody yet: the TaskManager has to hear of the end of the old one.
-            let over = Leadership { leader: None, leader_address: String::new(), ..leadership.clone() };
-            if self.to.try_send(ToTaskManager::Leadership(over)).is_err() {
+        if self.listening.as_ref().is_some_and(goes_on) {
+            return true;
+        }
+        if self.listening.take().is_some() && leadership.leader == Some(self.this) {
+            // A leader that stepped back and serves again knows nobody. The pause between may have gone unseen here, and a
+            // TaskManager registers again only after it has heard of one.
+            let pause = Leadership { leader: None, leader_address: String::new(), ..leadership.clone() };
+            if self.to.try_send(ToTaskManager::Leadership(pause)).is_err() {
                 return false;
             }
         }
