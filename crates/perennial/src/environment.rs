@@ -174,6 +174,11 @@ impl StreamExecutionEnvironment {
         crate::roles::local::run(&self.executable()?, self.effective_options())
     }
 
+    /// Whether both are clones of one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.builder, &other.builder)
+    }
+
     /// Whether the caller runs what is built.
     pub(crate) fn is_local(&self) -> bool {
         self.builder.borrow().origin == EnvironmentOrigin::Local

@@ -354,7 +354,11 @@ impl SourceReader<u64> for FailingSource {
 #[test]
 fn mistakes_in_the_builder_name_the_operator_and_the_remedy() {
     type Mistaken = fn(&StreamExecutionEnvironment);
-    let mistakes: [(&str, Mistaken); 9] = [
+    let mistakes: [(&str, Mistaken); 10] = [
+        ("a union of streams of different environments", |env| {
+            let other = StreamExecutionEnvironment::local();
+            env.from_sequence(0..1).union([&other.from_sequence(0..1)]).discard();
+        }),
         ("the job has no operators", |_| {}),
         ("the job has no sink", |env| drop(env.from_sequence(0..1).map(|n| n))),
         ("uids given to more than one operator: same", |env| {

@@ -10,9 +10,6 @@ use perennial_types::Record;
 
 use crate::{DataStream, JobError, StreamExecutionEnvironment};
 
-/// Longest time a source that is ahead of its rate sleeps before it looks again.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
-
 /// How far a source catches up after it could not keep its rate. What is beyond is given up, so that a pause downstream is
 /// not followed by a flood.
 const LONGEST_BACKLOG: Duration = Duration::from_secs(1);
@@ -157,7 +154,7 @@ impl Pace {
     /// Time until the next record is due.
     fn until_next(&self, now: Instant) -> Duration {
         let at = Duration::try_from_secs_f64(self.made as f64 / self.rate).unwrap_or(Duration::MAX);
-        at.saturating_sub(now.saturating_duration_since(self.since)).min(LONGEST_WAIT)
+        at.saturating_sub(now.saturating_duration_since(self.since))
     }
 }
 

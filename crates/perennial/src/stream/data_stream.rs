@@ -182,7 +182,14 @@ impl<T: Record> DataStream<T> {
     /// Each stream keeps its own partitioner. A stream may be united with itself: its records then come twice.
     pub fn union<'a>(&self, others: impl IntoIterator<Item = &'a DataStream<T>>) -> DataStream<T> {
         let mut ports = self.ports.clone();
-        others.into_iter().for_each(|other| ports.extend_from_slice(&other.ports));
+        for other in others {
+            if other.env.is_same(&self.env) {
+                ports.extend_from_slice(&other.ports);
+            } else {
+                let problem = "a union of streams of different environments";
+                self.env.fail(JobError::job(problem, "make all streams of a job in one environment"));
+            }
+        }
         DataStream::new(self.env.clone(), ports)
     }
 
