@@ -10,6 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use perennial_rpc::raft::{BoxFuture, PayloadStream, RaftCall, RaftGateway, RaftIdentity, RaftRpcError};
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Greeting, Welcome, judge};
 use crate::identity::Identity;
@@ -41,6 +42,7 @@ pub(crate) struct Service {
     pub(crate) log: LogStore,
     pub(crate) snapshots: SnapshotDir,
     pub(crate) gate: watch::Receiver<Gate>,
+    pub(crate) stop: CancellationToken,
     /// Held while a snapshot is received: one at a time.
     pub(crate) receiving: Arc<tokio::sync::Mutex<()>>,
 }
@@ -63,9 +65,11 @@ impl RaftGateway for Handle {
         let service = self.0.clone();
         Box::pin(async move {
             service.admit(&from)?;
-            let answers = service.raft.stream_append(decoded(from, requests));
+            let requests = decoded(from, requests).take_until(service.stop.clone().cancelled_owned());
+            let answers = service.raft.stream_append(requests);
             let answers = answers.map(|answer| answer.map(|answer| encoded(&answer)).map_err(stopped));
-            Ok(Box::pin(answers) as PayloadStream)
+            // A pipeline without requests would outlive openraft, and hold up the end of the RPC server.
+            Ok(Box::pin(answers.take_until(service.stop.clone().cancelled_owned())) as PayloadStream)
         })
     }
 

@@ -314,7 +314,9 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
         progress,
         view: view_sender,
         fatal: fatal_sender.clone(),
-        lease: config.election_timeout_max,
+        // A follower stands for election after the longest timeout without the leader and then at least the shortest:
+        // before that nobody else can have been elected.
+        lease: config.election_timeout_max + config.election_timeout_min,
         tick: config.heartbeat_interval,
         stop: stop.clone(),
     };
@@ -340,8 +342,17 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
         }
     });
     let receiving = Arc::default();
-    let service =
-        Handle(Arc::new(Service { raft: raft.clone(), identity, marker, log: log.clone(), snapshots, gate, receiving }));
+    let service = Service {
+        raft: raft.clone(),
+        identity,
+        marker,
+        log: log.clone(),
+        snapshots,
+        gate,
+        stop: stop.clone(),
+        receiving,
+    };
+    let service = Handle(Arc::new(service));
     let runtime = Mutex::new(None);
     Ok(Inner { raft, config, service, log, state, view, applied, fatal, stop, runtime, _lock: lock })
 }

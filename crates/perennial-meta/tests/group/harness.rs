@@ -93,8 +93,8 @@ impl Group {
         let (service, stopped) = (store.raft_service(), stop.clone());
         let server = tokio::spawn(async move {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-            let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-            stopped.run_until_cancelled(serving).await;
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming_shutdown(incoming, stopped.cancelled()).await.unwrap();
         });
         self.members[n] = Some(Member { store, stop, server });
         Ok(())
