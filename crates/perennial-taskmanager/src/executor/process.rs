@@ -38,9 +38,7 @@ impl std::fmt::Display for Ended {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
-            Self::Unknown => {
-                f.write_str("ended; its exit status is unknown, because an earlier TaskManager started it")
-            }
+            Self::Unknown => f.write_str("gone; how it ended is known only to the TaskManager process that started it"),
         }
     }
 }

@@ -201,7 +201,9 @@ impl Owner {
         if report.state.is_terminal() {
             self.slots.ended(report.job, report.attempt);
         }
-        self.report(FromTaskManager::Execution(report));
+        if self.stopping.is_none() {
+            self.report(FromTaskManager::Execution(report));
+        }
     }
 
     /// An executor's task has ended.
@@ -277,6 +279,9 @@ impl Owner {
         self.stopping = Some(done);
         let jobs: Vec<JobId> = self.executors.keys().copied().collect();
         for job in jobs {
+            // What the executor says of its executions from here on is no news about the job: it was told to end them.
+            let cause = format!("its TaskManager {} was shut down", self.dir.id());
+            self.report(FromTaskManager::ExecutorLost { job, cause });
             self.stop_one(job, None, SHUTDOWN_GRACE, None);
         }
     }

@@ -74,6 +74,10 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
                         reports.extend(attempts.into_iter().map(|a| report(a, ExecutionState::Canceled, None)));
                     }
                     ExecutorAction::Stop => {
+                        for attempt in executions.keys() {
+                            let report = report(*attempt, ExecutionState::Canceled, None);
+                            say(&mut stream, FromExecutor::Execution(report));
+                        }
                         print!("last words");
                         std::io::stdout().flush().unwrap();
                         std::process::exit(0);

@@ -171,8 +171,16 @@ async fn a_job_outlives_its_leader_and_the_next_one_hears_of_it() {
     assert_eq!(second.command(6, JOB, Action::Cancel { attempts: vec![attempt(0)] }).await, Ok(CommandDone::Done));
     reported(&second, JOB, 0, ExecutionState::Canceled).await;
     assert_eq!(setup.executor_pid(JOB), pid);
+
+    // Ended in good order it says that the executor goes with it, not that somebody cancelled the rest of the job.
     taskmanager.shutdown().await;
     assert!(!is_alive(pid));
+    assert_eq!(lost(&second, JOB).await, "its TaskManager tm-1 was shut down");
+    let cancelled = |message: &FromTaskManager| {
+        matches!(message, FromTaskManager::Execution(report)
+            if report.attempt == attempt(1) && report.state == ExecutionState::Canceled)
+    };
+    assert_eq!(second.count(cancelled), 0);
 }
 
 /// A deposed leader that has not noticed goes on commanding: it is told who was seen, and nothing happens.
