@@ -209,13 +209,15 @@ impl ExecutionGraph {
         Self { vertices, positions }
     }
 
-    /// The graph with the attempts that the metadata log knows. Those not finished are in RECONCILING.
-    pub fn recover(graph: &JobGraph, recovered: impl IntoIterator<Item = Recovered>) -> Self {
+    /// The graph with the attempts that the metadata log knows, deployed at `start_ms`. Those not finished are in
+    /// RECONCILING.
+    pub fn recover(graph: &JobGraph, recovered: impl IntoIterator<Item = Recovered>, start_ms: Option<u64>) -> Self {
         let mut this = Self::new(graph);
         for Recovered { attempt: id, assignment, finished } in recovered {
             if let Some(subtask) = this.subtask_mut(id.vertex, id.subtask) {
                 subtask.current = Execution::new(id.attempt);
                 subtask.current.assignment = Some(assignment);
+                subtask.current.start_ms = start_ms;
                 subtask.current.state = if finished { ExecutionState::Finished } else { ExecutionState::Reconciling };
             }
         }

@@ -60,6 +60,8 @@ pub struct Record {
     pub cancel_requested: bool,
     /// Its executions; none before its first placement.
     pub executions: Vec<Recovered>,
+    /// When its tasks were deployed, in milliseconds of the Unix epoch: adopted tasks keep their start.
+    pub deployed_ms: Option<u64>,
     /// Index of the newest entry about the job: the intent behind every command until a newer one is committed.
     pub index: u64,
 }
@@ -185,7 +187,7 @@ impl Job {
         this.has_run = record.executions.iter().any(|execution| execution.finished)
             || !matches!(record.status, JobStatus::Initializing | JobStatus::Created);
         this.is_told = this.has_run || record.status == JobStatus::Created;
-        this.executions = ExecutionGraph::recover(&this.graph, record.executions);
+        this.executions = ExecutionGraph::recover(&this.graph, record.executions, record.deployed_ms);
         if record.cancel_requested || record.status == JobStatus::Cancelling {
             this.phase = Phase::Ending { outcome: Outcome::Canceled };
         } else if record.status == JobStatus::Failing {

@@ -170,7 +170,7 @@ impl JobMaster {
         match self.offers.borrow_and_update().clone() {
             Offer::None => Vec::new(),
             Offer::Missing(text) => {
-                debug!(job_id = %self.about.job, reason = text, "job waits for slots");
+                debug!(reason = text, "job waits for slots");
                 vec![Event::SlotsMissing(text)]
             }
             Offer::Granted(slots) => {
@@ -267,13 +267,13 @@ impl JobMaster {
     }
 
     fn log_change(&self, before: JobStatus) {
-        let (job_id, status) = (self.about.job, self.job.status());
+        let status = self.job.status();
         match status {
             _ if status == before => {}
             JobStatus::Failing | JobStatus::Failed => {
-                warn!(%job_id, from = %before, to = %status, failure = self.job.failure(), "job changed its status");
+                warn!(from = %before, to = %status, failure = self.job.failure(), "job changed its status");
             }
-            _ => info!(%job_id, from = %before, to = %status, "job changed its status"),
+            _ => info!(from = %before, to = %status, "job changed its status"),
         }
     }
 

@@ -139,7 +139,7 @@ impl Leader {
         }
         let this = Arc::clone(self);
         self.tasks.spawn("job-master", OnError::Report, async move {
-            let span = info_span!("job", job_id = %job, epoch = %this.epoch);
+            let span = info_span!(parent: None, "job", job_id = %job, epoch = %this.epoch);
             // A task of its own, so that a panic ends one job and not its supervision.
             let running = AbortOnDropHandle::new(tokio::spawn(master.run().instrument(span)));
             tokio::select! {

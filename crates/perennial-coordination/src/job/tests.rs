@@ -100,7 +100,8 @@ impl Fixture {
                 finished: finished.contains(&subtask),
             })
             .collect();
-        let record = Record { status, failure: None, cancel_requested: false, executions, index: 50 };
+        let record =
+            Record { status, failure: None, cancel_requested: false, executions, deployed_ms: Some(777), index: 50 };
         let mut job = Job::recover(graph(&[("map", 2, "default")]), PATIENCE, record);
         let effects = job.apply(1, Event::Start);
         assert!(!effects.iter().any(Effect::starts_something), "{effects:?}");
@@ -333,6 +334,7 @@ fn a_running_job_is_adopted_without_a_command() {
     assert!(f.here("b", Some(&[(1, ExecutionState::Running)])).is_empty());
     assert_eq!(f.job.status(), JobStatus::Running);
     assert_eq!(f.current(0).attempt, 3, "no attempt changed");
+    assert!(f.job.executions().executions().all(|(_, execution)| execution.start_ms() == Some(777)));
     assert!(f.apply(Event::TimerFired(Timer::Reconciliation)).is_empty());
 }
 
@@ -548,7 +550,7 @@ proptest! {
             attempt: Fixture::attempt(subtask, 0), assignment: at(name, 0), finished: false,
         });
         let record =
-            Record { status, failure: None, cancel_requested: false, executions: executions.to_vec(), index: 5 };
+            Record { status, failure: None, cancel_requested: false, executions: executions.to_vec(), deployed_ms: None, index: 5 };
         check_laws(Job::recover(graph(&[("map", 2, "default")]), PATIENCE, record), events)?;
     }
 

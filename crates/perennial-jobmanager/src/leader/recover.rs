@@ -102,6 +102,11 @@ impl Leader {
             failure: record.failure.clone(),
             cancel_requested: record.desired == DesiredState::Canceled,
             executions: recovered,
+            // CREATED is recorded right before tasks are deployed.
+            deployed_ms: record
+                .status_times
+                .iter()
+                .find_map(|(status, at_ms)| (*status == JobStatus::Created).then_some(*at_ms)),
             index,
         };
         let job = Job::recover(record.graph.clone(), self.settings.patience, known);
