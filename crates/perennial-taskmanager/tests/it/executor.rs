@@ -23,7 +23,15 @@ pub(crate) fn artifact(mode: &str) -> Vec<u8> {
 #[test]
 fn role() {
     let (Ok(mode), Ok(spec)) = (std::env::var("FAKE_MODE"), std::env::var("FAKE_SPEC")) else { return };
-    let spec: ExecutorSpec = serde_json::from_slice(&std::fs::read(spec).unwrap()).unwrap();
+    let path = std::path::PathBuf::from(spec);
+    let spec: ExecutorSpec = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    // A test that failed takes its directory along, and should leave nothing running.
+    std::thread::spawn(move || {
+        while path.exists() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        std::process::exit(0);
+    });
     match mode.as_str() {
         "fails" => {
             eprintln!("no such job\nknown jobs: wordcount");
