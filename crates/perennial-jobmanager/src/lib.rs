@@ -14,7 +14,7 @@
 //! JobMasters for the ResourceManager, and the ResourceManager for nobody. What goes the other way is a state that is
 //! replaced (a `watch`) or is dropped when its receiver does not read.
 //!
-//! Losing the leadership drops the [`Leader`](leader::Leader) with its tasks and tells no TaskManager anything: their
+//! Losing the leadership drops the `Leader` with its tasks and tells no TaskManager anything: their
 //! tasks go on, and the next leader adopts them.
 //!
 //! Start reading in `job_manager.rs`, then `leader.rs` and `job_master.rs`.

@@ -1,5 +1,7 @@
 //! Comparing what should run with what runs: when a leader takes over, and whenever a TaskManager connects again.
 
+use std::collections::BTreeSet;
+
 use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::{Command, Effect, ExecutorState, Job, Phase, Stage};
@@ -70,7 +72,7 @@ impl Job {
             self.advance(now_ms, out);
             return;
         };
-        let reported: Vec<ExecutionAttemptId> = executor.executions.iter().map(|update| update.attempt).collect();
+        let reported: BTreeSet<ExecutionAttemptId> = executor.executions.iter().map(|update| update.attempt).collect();
         let data_address = executor.data_address;
         for update in executor.executions {
             if self.owns(taskmanager, update.attempt) {
@@ -137,9 +139,9 @@ impl Job {
                 let data_address = executor.data_address;
                 self.set_stage(taskmanager, Stage::Deployed { data_address });
                 let mut running = Vec::new();
-                let mut reported = Vec::new();
+                let mut reported = BTreeSet::new();
                 for update in executor.executions {
-                    reported.push(update.attempt);
+                    reported.insert(update.attempt);
                     if !update.state.is_terminal() {
                         running.push(update.attempt);
                     }
