@@ -96,9 +96,18 @@ impl Job {
             self.executions.transition(attempt, ExecutionState::Failed, Some(cause.to_owned()), now_ms);
         }
         if any {
+            self.add_cause(cause);
             self.fail(cause.to_owned(), now_ms, out);
         }
         self.advance(now_ms, out);
+    }
+
+    /// A process that is gone is often noticed first by those connected to it: a failing job names both.
+    fn add_cause(&mut self, more: &str) {
+        if let Phase::Ending { outcome: Outcome::Failed { cause } } = &mut self.phase {
+            cause.push_str("; ");
+            cause.push_str(more);
+        }
     }
 
     /// A TaskManager did not take its tasks. Those it has not reported on never started.

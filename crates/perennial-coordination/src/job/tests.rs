@@ -254,6 +254,19 @@ fn losing_an_executor_or_a_taskmanager_fails_the_job_with_the_reason() {
     assert_eq!(f.recorded(IntentKind::End, 30), ["release", "close"], "there is no executor left to stop");
 }
 
+/// Those connected to a dead process often tell first. The job's failure names what they saw and what it came from.
+#[test]
+fn a_loss_told_after_its_symptom_is_part_of_the_failure() {
+    let mut f = Fixture::running();
+    f.report("b", 1, ExecutionState::Failed);
+    let lost = Event::ExecutorLost { taskmanager: tm("a"), cause: "killed by signal 9".to_owned() };
+    assert_eq!(f.apply(lost), ["record FAILED"]);
+    assert_eq!(
+        f.job.failure(),
+        "`map` (2/2) attempt 0 on TaskManager b failed: out of luck; the executor on TaskManager a ended: killed by signal 9"
+    );
+}
+
 #[test]
 fn an_executor_that_ends_after_its_job_is_no_loss() {
     let mut f = Fixture::running();
