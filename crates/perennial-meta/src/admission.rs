@@ -95,7 +95,7 @@ pub(crate) fn decide(directory: Directory, answers: &[Greeted]) -> Decision {
         return Decision::Refuse(reason.clone());
     }
     let others = answers.len();
-    let quorum = (others + 1) / 2 + 1;
+    let quorum = others.div_ceil(2) + 1;
     let welcomed = answers.iter().filter(|answer| matches!(answer, Greeted::Welcome { .. })).count();
     let empty = answers.iter().filter(|answer| matches!(answer, Greeted::Welcome { empty: true })).count();
     let admitted = match directory {
@@ -130,6 +130,9 @@ pub(crate) fn judge(
             now.term, now.index, floor.term, floor.index
         )
     };
+    if known.is_some_and(|known| known.directory != greeting.directory) {
+        return Err("it is known with another data directory: that one was removed or replaced".to_owned());
+    }
     // A leader of an older term may have been told of entries that a newer leader has since replaced.
     if let Some(acknowledged) = acknowledged
         && acknowledged.term >= now.term
@@ -138,9 +141,6 @@ pub(crate) fn judge(
         return Err(lost(acknowledged));
     }
     match known {
-        Some(known) if known.directory != greeting.directory => {
-            Err("it is known with another data directory: that one was removed or replaced".to_owned())
-        }
         Some(known) if !known.floor.admits(now) => Err(lost(known.floor)),
         Some(known) => Ok(known),
         None => Ok(KnownMember { directory: greeting.directory, floor: Floor::default() }),
@@ -259,6 +259,10 @@ mod tests {
         assert!(judge(Some(known), None, &greeting(1, 3, 99)).unwrap_err().contains("index 100"));
         assert!(judge(Some(known), None, &greeting(1, 2, 100)).is_err());
         assert!(judge(Some(known), Some(floor(3, 150)), &greeting(1, 3, 149)).unwrap_err().contains("index 150"));
-        assert_eq!(judge(Some(known), Some(floor(3, 150)), &greeting(1, 4, 149)), Ok(known), "a newer leader truncated");
+        assert_eq!(
+            judge(Some(known), Some(floor(3, 150)), &greeting(1, 4, 149)),
+            Ok(known),
+            "a newer leader truncated"
+        );
     }
 }

@@ -113,9 +113,7 @@ fn submit(view: &impl View, head: JobHead, planned: kv::job_graph::PlannedGraph)
 fn on_live_job(view: &impl View, job: JobId, act: impl FnOnce(JobHead) -> Applied) -> Applied {
     match read::<kv::job::Job>(view, &job)? {
         None => Ok((Outcome::UnknownJob(job), Vec::new())),
-        Some(head) if head.status.is_globally_terminal() => {
-            Ok((Outcome::AlreadyEnded(job, head.status), Vec::new()))
-        }
+        Some(head) if head.status.is_globally_terminal() => Ok((Outcome::AlreadyEnded(job, head.status), Vec::new())),
         Some(head) => act(head),
     }
 }

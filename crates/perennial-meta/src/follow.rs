@@ -17,8 +17,10 @@ use crate::marker::{Floor, MarkerFile};
 use crate::raft::{Proposal, TypeConfig};
 use crate::service::Raft;
 
-/// Entries a follower may get ahead of what is remembered of it before that is written again.
-const REMEMBER_EVERY: u64 = 1000;
+/// Entries a follower may get ahead of what is remembered of it before that is written again, and time after which it
+/// is written however few they are: at most one small write a second while the log grows.
+const REMEMBER_ENTRIES: u64 = 1000;
+const REMEMBER_PAUSE: Duration = Duration::from_secs(1);
 
 /// The first entries of a leadership are proposed again after so long.
 const OPENING_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +45,7 @@ impl Follow {
         let mut metrics = self.raft.metrics();
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut remembered = std::time::Instant::now();
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         loop {
             let now = metrics.borrow_watched().clone();
@@ -73,7 +76,9 @@ impl Follow {
                 let task = open_leadership(self.raft.clone(), self.identity.this(), self.marker.cluster().is_none());
                 opening = Some((now.current_term, tokio::spawn(task)));
             }
-            self.remember_followers(&now).await;
+            if self.remember_followers(&now, remembered.elapsed() >= REMEMBER_PAUSE).await {
+                remembered = std::time::Instant::now();
+            }
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 changed = metrics.changed() => if changed.is_err() { break },
@@ -102,21 +107,23 @@ impl Follow {
         LeadershipView { epoch, leader, serving: leads.then_some(epoch) }
     }
 
-    /// Remembers how far each follower has come, so that it is found out when it comes back with less.
-    async fn remember_followers(&self, now: &RaftMetrics<TypeConfig>) {
-        let Some(replication) = &now.replication else { return };
+    /// Remembers how far each follower has come, so that it is found out when it comes back with less. Returns whether
+    /// anything was written.
+    async fn remember_followers(&self, now: &RaftMetrics<TypeConfig>, due: bool) -> bool {
+        let Some(replication) = &now.replication else { return false };
         let committed = now.local_committed.map_or(0, |id| id.index);
         let known = self.marker.get().members;
         let mut raised = Vec::new();
         for (id, matched) in replication {
             let (Some(matched), Some(member)) = (matched, known.get(id)) else { continue };
             let floor = Floor { term: now.current_term, index: matched.index.min(committed) };
-            if floor.term > member.floor.term || floor.index >= member.floor.index + REMEMBER_EVERY {
+            let entries_due = if due { 1 } else { REMEMBER_ENTRIES };
+            if floor.term > member.floor.term || floor.index >= member.floor.index + entries_due {
                 raised.push((*id, floor.max(member.floor)));
             }
         }
         if raised.is_empty() {
-            return;
+            return false;
         }
         let marker = self.marker.clone();
         let written = tokio::task::spawn_blocking(move || {
@@ -131,6 +138,7 @@ impl Follow {
         if let Ok(Err(error)) = written.await {
             self.fatal.send_replace(Some(format!("could not write the marker: {error}")));
         }
+        true
     }
 }
 

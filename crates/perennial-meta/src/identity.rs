@@ -87,7 +87,10 @@ impl Identity {
     fn mismatch(&self, from: &RaftIdentity) -> Option<String> {
         let this = self.this;
         if from.group != self.group {
-            return Some(format!("{this} and {} have different lists of members; make `jobmanager.raft.peers` equal", from.from));
+            return Some(format!(
+                "{this} and {} have different lists of members; make `jobmanager.raft.peers` equal",
+                from.from
+            ));
         }
         if let (Some(ours), Some(theirs)) = (self.marker.cluster(), from.cluster)
             && ours != theirs
@@ -99,7 +102,10 @@ impl Identity {
             ));
         }
         if from.to != this {
-            return Some(format!("this is {this}, {} is meant; check the addresses in `jobmanager.raft.peers`", from.to));
+            return Some(format!(
+                "this is {this}, {} is meant; check the addresses in `jobmanager.raft.peers`",
+                from.to
+            ));
         }
         if from.from == this || !self.peers.contains_key(&from.from.0) {
             return Some(format!("{} is no other member of this group; check `jobmanager.resource-id`", from.from));

@@ -1,4 +1,25 @@
-//! The replicated metadata store: what the JobManagers agree on.
+//! The replicated metadata store: what the JobManagers of a cluster agree on, and who of them leads.
+//!
+//! One Raft group per cluster; a single JobManager is a group of one. A [`Command`] is written by the leader, is durable
+//! on a quorum, and is then applied by every member in the same order to the same state. Heartbeats, metrics, state and
+//! artifact bytes do not go through here.
+//!
+//! ```text
+//!            MetaStore ── write ──> openraft ──────────> log (raft-log, fdatasync) ──┐
+//!               │                     │  ▲                                           │ committed
+//!   leadership, │ state               │  └── peers: network.rs calls, service.rs answers
+//!               │                     ▼                                              ▼
+//!               └────────── follow.rs (metrics)     state (sled) <── apply.rs (pure) ┘
+//! ```
+//!
+//! What counts on disk is *snapshot file + log*; the state in sled can be thrown away and is rebuilt from them. A member
+//! takes part only after its peers agree that its directory has forgotten nothing (`admission.rs`, `marker.rs`): Raft
+//! is only safe among members that remember.
+//!
+//! Architecture invariants: only this crate names openraft, raft-log and sled, and none of their types leaves it. Outside,
+//! Raft's term is the `LeaderEpoch`. `apply.rs` reads no clock and has no randomness.
+//!
+//! Start with [`MetaStore`] and [`Command`]; inside, with `storage.rs` (what is on disk) and `store.rs` (what runs).
 
 mod admission;
 mod apply;
@@ -17,8 +38,8 @@ mod network;
 mod raft;
 mod reader;
 mod record;
-mod snapshot;
 mod service;
+mod snapshot;
 mod state;
 mod storage;
 mod store;

@@ -240,7 +240,9 @@ impl Callback for Flush {
         }
         let (None, Some(log)) = (failed, self.log.upgrade()) else { return };
         let marked = match self.floor {
-            Some(floor) if floor.index >= log.marker.index_floor() + MARKER_EVERY => log.marker.raise_index(floor.index),
+            Some(floor) if floor.index >= log.marker.index_floor() + MARKER_EVERY => {
+                log.marker.raise_index(floor.index)
+            }
             _ => Ok(()),
         };
         let mut state = log.lock();
@@ -376,7 +378,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let mut state = self.inner.lock();
-        state.wal_mut()?.truncate(last_log_id.map_or(0, |id| id.index + 1))?;
+        let wal = state.wal_mut()?;
+        let first_removed = last_log_id.map_or(0, |id| id.index + 1);
+        if wal.log_state().last().is_none_or(|last| last.index < first_removed) {
+            return Ok(());
+        }
+        wal.truncate(first_removed)?;
         self.inner.submit(&mut state, Waiter::Nobody)
     }
 

@@ -143,11 +143,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let (entry, responder) = item?;
             let applied = self.apply_entry(entry);
             let outcome = self.or_rebuild(applied)?;
+            self.index.send_replace(self.applied.map_or(0, |id| id.index));
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
         }
-        self.index.send_replace(self.applied.map_or(0, |id| id.index));
         Ok(())
     }
 

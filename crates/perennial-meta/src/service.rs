@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use perennial_rpc::raft::{BoxFuture, PayloadStream, RaftCall, RaftGateway, RaftIdentity, RaftRpcError};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -93,10 +93,9 @@ impl Service {
     }
 
     async fn answer(&self, call: RaftCall, from: RaftIdentity, payload: Bytes) -> Result<Bytes, RaftRpcError> {
-        if call == RaftCall::Handshake {
-            return self.welcome(from, &payload).await;
+        if call != RaftCall::Handshake {
+            self.admit(&from)?;
         }
-        self.admit(&from)?;
         match call {
             RaftCall::Handshake => self.welcome(from, &payload).await,
             RaftCall::Vote => {
@@ -136,7 +135,8 @@ impl Service {
                 marker.members.insert(from.from.0, remember);
             })
         });
-        let io = |error: &dyn std::fmt::Display| RaftRpcError::NotReady(format!("could not remember the caller: {error}"));
+        let io =
+            |error: &dyn std::fmt::Display| RaftRpcError::NotReady(format!("could not remember the caller: {error}"));
         remembered.await.map_err(|error| io(&error))?.map_err(|error| io(&error))?;
         Ok(encoded(&Welcome { empty: self.is_empty() }))
     }
@@ -154,11 +154,7 @@ impl Service {
         self.log.last().is_ok_and(|last| last.is_none_or(|last| last.index == 0))
     }
 
-    async fn receive_snapshot(
-        &self,
-        from: RaftIdentity,
-        mut payloads: PayloadStream,
-    ) -> Result<Bytes, RaftRpcError> {
+    async fn receive_snapshot(&self, from: RaftIdentity, mut payloads: PayloadStream) -> Result<Bytes, RaftRpcError> {
         self.admit(&from)?;
         let Ok(_alone) = self.receiving.try_lock() else {
             return Err(RaftRpcError::NotReady("a snapshot is being received".to_owned()));

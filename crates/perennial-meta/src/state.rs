@@ -170,7 +170,12 @@ fn open_checked(dir: &Path) -> Result<StateDb, String> {
     let db = guarded(|| config.open()).map_err(|error| error.to_string())?;
     let state = StateDb { inner: Arc::new(Inner { dir: dir.to_owned(), db, installing: RwLock::new(()) }) };
     let mut pairs = 0_usize;
-    state.each::<StateError>(|_, _| Ok(pairs += 1)).map_err(|error| error.to_string())?;
+    state
+        .each::<StateError>(|_, _| {
+            pairs += 1;
+            Ok(())
+        })
+        .map_err(|error| error.to_string())?;
     let applied = state.applied().map_err(|error| error.to_string())?;
     state.membership().map_err(|error| error.to_string())?;
     match applied {
@@ -185,10 +190,9 @@ fn rebuild_mark(dir: &Path) -> PathBuf {
 
 /// Deletes the directory, then the mark that asked for it.
 fn remove(dir: &Path) -> Result<(), OpenError> {
-    for (path, removed) in [
-        (dir.to_owned(), std::fs::remove_dir_all(dir)),
-        (rebuild_mark(dir), std::fs::remove_file(rebuild_mark(dir))),
-    ] {
+    for (path, removed) in
+        [(dir.to_owned(), std::fs::remove_dir_all(dir)), (rebuild_mark(dir), std::fs::remove_file(rebuild_mark(dir)))]
+    {
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(OpenError::io("remove", &path, error));

@@ -85,7 +85,10 @@ fn open_marker(dir: &Path, config: &MetaConfig) -> Result<MarkerFile, OpenError>
     let Some(file) = MarkerFile::open(&path)? else {
         for part in ["log", "snapshot"] {
             if dir.join(part).exists() {
-                return Err(OpenError::Damaged { path, what: format!("it is missing, but there is a {part} beside it") });
+                return Err(OpenError::Damaged {
+                    path,
+                    what: format!("it is missing, but there is a {part} beside it"),
+                });
             }
         }
         let marker = Marker {

@@ -146,9 +146,7 @@ impl MetaStore {
                 epoch: LeaderEpoch(term_of(&written.log_id)),
                 outcome: written.data,
             }),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Err(self.not_leader(forward))
-            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => Err(self.not_leader(forward)),
             Ok(Err(RaftError::APIError(error))) => Err(WriteError::Unavailable(error.to_string())),
             Ok(Err(RaftError::Fatal(_))) => Err(WriteError::Stopped),
             Err(_) => Err(no_quorum()),
@@ -296,9 +294,8 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     let peers = Arc::new(Peers::new(identity.clone()).map_err(|error| failed(&error))?);
     let (progress_sender, progress) = watch::channel(Progress::default());
     let (applied_sender, applied) = watch::channel(0);
-    let machine =
-        Machine::new(state.clone(), snapshots.clone(), marker.clone(), progress_sender, applied_sender)
-            .map_err(|error| failed(&error))?;
+    let machine = Machine::new(state.clone(), snapshots.clone(), marker.clone(), progress_sender, applied_sender)
+        .map_err(|error| failed(&error))?;
     let engine = engine_config(&config).map_err(|error| failed(&error))?;
     let raft = Raft::new(config.this.0, Arc::new(engine), Networks(peers.clone()), log.clone(), machine)
         .await

@@ -134,12 +134,8 @@ fn leaderships_are_kept_up_to_a_bound_newest_last() {
     }
     let kept = list::<kv::leadership::Leadership>(&map, &[]).unwrap();
     assert_eq!(kept.len(), LEADERSHIPS_KEPT);
-    let last = LeadershipRecord {
-        epoch: LeaderEpoch(epochs),
-        leader: JobManagerId(epochs % 3),
-        at_ms: epochs,
-        index: epochs,
-    };
+    let last =
+        LeadershipRecord { epoch: LeaderEpoch(epochs), leader: JobManagerId(epochs % 3), at_ms: epochs, index: epochs };
     assert_eq!(kept.last(), Some(&last));
 }
 
@@ -174,10 +170,7 @@ fn statuses_follow_the_diagram_and_note_their_times() {
     use JobStatus::*;
     let mut map = with_job(&[Created, Running, Restarting, Running]);
     assert_eq!(map.head(job(1)).restarts, 1);
-    assert_eq!(
-        map.head(job(1)).status_times,
-        [(Initializing, 10), (Created, 20), (Running, 20), (Restarting, 20)]
-    );
+    assert_eq!(map.head(job(1)).status_times, [(Initializing, 10), (Created, 20), (Running, 20), (Restarting, 20)]);
     assert_eq!(map.run(set(job(1), Running)), Outcome::Ignored);
     for to in [Initializing, Finished, Failed, Canceled] {
         assert_eq!(map.run(set(job(1), to)), Outcome::IllegalStatus { job: job(1), from: Running, to });

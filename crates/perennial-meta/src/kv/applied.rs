@@ -2,8 +2,6 @@
 //!
 //! Key: `02`. Value: `01`, then its term and index.
 
-
-
 use super::Kind;
 
 /// See the module.

@@ -2,8 +2,8 @@
 //!
 //! Key: `13`, digest (32 bytes). Value: `01`, then [`ArtifactRecord`].
 
-use perennial_types::ArtifactDigest;
 use crate::record::ArtifactRecord;
+use perennial_types::ArtifactDigest;
 
 use super::Kind;
 
@@ -33,6 +33,11 @@ mod tests {
         let digest = ArtifactDigest::from_bytes([3; 32]);
         let holders = vec![JobManagerId(1), JobManagerId(3)];
         let record = ArtifactRecord { digest, name: "a".to_owned(), size: 300, holders };
-        check_golden::<Artifact>(&digest, &record, "130303030303030303030303030303030303030303030303030303030303030303", "0103030303030303030303030303030303030303030303030303030303030303030161ac02020103");
+        check_golden::<Artifact>(
+            &digest,
+            &record,
+            "130303030303030303030303030303030303030303030303030303030303030303",
+            "0103030303030303030303030303030303030303030303030303030303030303030161ac02020103",
+        );
     }
 }

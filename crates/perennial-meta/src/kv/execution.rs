@@ -2,8 +2,8 @@
 //!
 //! Key: `15`, job (16 bytes), vertex (16 bytes), subtask (4 bytes). Value: `01`, then [`PlacedExecution`].
 
-use perennial_types::{JobId, VertexId};
 use crate::record::PlacedExecution;
+use perennial_types::{JobId, VertexId};
 
 use super::Kind;
 
@@ -42,6 +42,11 @@ mod tests {
             allocation: AllocationId::from_bytes([7; 16]),
         };
         let placed = PlacedExecution { record, finished: true };
-        check_golden::<Execution>(&(job, vertex, 258), &placed, "15010101010101010101010101010101010505050505050505050505050505050500000102", "010505050505050505050505050505050582020102746d06060606060606060606060606060606020707070707070707070707070707070701");
+        check_golden::<Execution>(
+            &(job, vertex, 258),
+            &placed,
+            "15010101010101010101010101010101010505050505050505050505050505050500000102",
+            "010505050505050505050505050505050582020102746d06060606060606060606060606060606020707070707070707070707070707070701",
+        );
     }
 }

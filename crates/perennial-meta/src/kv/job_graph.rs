@@ -2,9 +2,9 @@
 //!
 //! Key: `11`, job (16 bytes). Value: `01`, then [`PlannedGraph`]: two JSON texts, because these types gain fields.
 
+use crate::command::json;
 use perennial_types::{JobGraph, JobId, PlanRequest};
 use serde::{Deserialize, Serialize};
-use crate::command::json;
 
 use super::Kind;
 
@@ -50,6 +50,11 @@ mod tests {
             config: BTreeMap::new(),
         };
         let plan = PlanRequest { job: Some("j".to_owned()), ..PlanRequest::default() };
-        check_golden::<JobGraphs>(&JobId::from_bytes([1; 16]), &PlannedGraph { plan, graph }, "1101010101010101010101010101010101", "01217b226a6f62223a226a222c2261726773223a5b5d2c22636f6e666967223a7b7d7d457b226e616d65223a226e222c227665727469636573223a5b5d2c226564676573223a5b5d2c227374727563747572616c5f68617368223a392c22636f6e666967223a7b7d7d");
+        check_golden::<JobGraphs>(
+            &JobId::from_bytes([1; 16]),
+            &PlannedGraph { plan, graph },
+            "1101010101010101010101010101010101",
+            "01217b226a6f62223a226a222c2261726773223a5b5d2c22636f6e666967223a7b7d7d457b226e616d65223a226e222c227665727469636573223a5b5d2c226564676573223a5b5d2c227374727563747572616c5f68617368223a392c22636f6e666967223a7b7d7d",
+        );
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Key: `16`, epoch (8 bytes). Value: `01`, then [`LeadershipRecord`].
 
-use perennial_types::LeaderEpoch;
 use crate::record::LeadershipRecord;
+use perennial_types::LeaderEpoch;
 
 use super::Kind;
 

@@ -32,6 +32,11 @@ mod tests {
     fn layout_is_frozen() {
         let nodes = BTreeMap::from([(1, BasicNode::new("a:1")), (2, BasicNode::new("b:2"))]);
         let members = openraft::Membership::new(vec![[1, 2].into()], nodes).unwrap();
-        check_golden::<Membership>(&(), &StoredMembership::new(Some(log_id(1, 0)), members), "03", "0101010001020102020103613a310203623a32");
+        check_golden::<Membership>(
+            &(),
+            &StoredMembership::new(Some(log_id(1, 0)), members),
+            "03",
+            "0101010001020102020103613a310203623a32",
+        );
     }
 }

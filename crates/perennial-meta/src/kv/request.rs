@@ -27,6 +27,11 @@ mod tests {
 
     #[test]
     fn layout_is_frozen() {
-        check_golden::<Request>(&RequestId::from_bytes([2; 16]), &JobId::from_bytes([1; 16]), "1202020202020202020202020202020202", "0101010101010101010101010101010101");
+        check_golden::<Request>(
+            &RequestId::from_bytes([2; 16]),
+            &JobId::from_bytes([1; 16]),
+            "1202020202020202020202020202020202",
+            "0101010101010101010101010101010101",
+        );
     }
 }

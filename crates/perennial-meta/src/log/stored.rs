@@ -183,7 +183,9 @@ impl Decode for StoredPayload {
         match kind {
             BLANK => Ok(Self(Payload::Blank)),
             COMMAND => Ok(Self(Payload::Normal(Proposal(Bytes::from(body))))),
-            MEMBERSHIP => postcard::from_bytes(&body).map(|members| Self(Payload::Membership(members))).map_err(invalid),
+            MEMBERSHIP => {
+                postcard::from_bytes(&body).map(|members| Self(Payload::Membership(members))).map_err(invalid)
+            }
             kind => Err(invalid(format!("an entry of unknown kind {kind}"))),
         }
     }

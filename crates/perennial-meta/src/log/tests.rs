@@ -1,0 +1,171 @@
+//! openraft's own suite for storage, and damage to the log's files.
+
+use std::path::PathBuf;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use tokio::sync::watch;
+
+use super::*;
+use crate::machine::Machine;
+use crate::marker::{Floor, Marker};
+use crate::raft::{Payload, Proposal};
+use crate::snapshot::SnapshotDir;
+use crate::state::StateDb;
+
+fn marker(dir: &Path) -> Arc<MarkerFile> {
+    let path = dir.join("marker");
+    let marker = Marker {
+        cluster: None,
+        member: 1,
+        group: 1,
+        directory: [0; 16],
+        admitted: true,
+        floor: Floor::default(),
+        members: Default::default(),
+    };
+    let opened = MarkerFile::open(&path).unwrap();
+    Arc::new(opened.unwrap_or_else(|| MarkerFile::create(&path, marker).unwrap()))
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = marker(dir.path());
+        let log = LogStore::open(&dir.path().join("log"), marker.clone()).unwrap();
+        let state = StateDb::open(&dir.path().join("state")).unwrap();
+        let snapshots = SnapshotDir::open(&dir.path().join("snapshot")).unwrap();
+        let machine = Machine::new(state, snapshots, marker, watch::channel(Default::default()).0, watch::channel(0).0);
+        Ok((dir, log, machine.unwrap()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openraft_accepts_the_storage() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+fn entry(index: u64) -> Entry {
+    Entry { log_id: log_id(1, index), payload: Payload::Normal(Proposal(vec![7; 100].into())) }
+}
+
+/// Appends entries and waits until they are durable.
+async fn append(log: &mut LogStore, entries: std::ops::Range<u64>) {
+    let (done, durable) = <TypeConfig as TypeConfigExt>::oneshot();
+    let callback = IOFlushed::signal(done);
+    log.append(entries.map(entry).collect::<Vec<_>>(), callback).await.unwrap();
+    durable.await.unwrap().unwrap();
+}
+
+/// A closed log of entries 0 to 999 with a vote, and its files in order.
+async fn closed_log() -> (tempfile::TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    append(&mut log, 0..1000).await;
+    log.close();
+    let files = std::fs::read_dir(dir.path().join("log")).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).collect();
+    files.sort();
+    (dir, files)
+}
+
+fn reopen(dir: &tempfile::TempDir) -> Result<LogStore, OpenError> {
+    LogStore::open(&dir.path().join("log"), marker(dir.path()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_votes_and_commits_are_there_again() {
+    let (dir, _) = closed_log().await;
+    let mut log = reopen(&dir).unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 1)));
+    assert_eq!(marker(dir.path()).get().floor.term, 3, "a vote raises the floor");
+    assert_eq!(log.read(0, 2000, usize::MAX).unwrap().len(), 1000);
+    let limited = log.limited_get_log_entries(0, 1000).await.unwrap();
+    assert!(!limited.is_empty());
+    log.save_committed(Some(log_id(1, 500))).await.unwrap();
+    append(&mut log, 1000..1001).await;
+    log.close();
+    let mut log = reopen(&dir).unwrap();
+    assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 500)));
+    assert_eq!(log.last().unwrap(), Some(log_id(1, 1000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_raise_the_floor_now_and_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
+    append(&mut log, 0..2000).await;
+    log.save_committed(Some(log_id(1, 1500))).await.unwrap();
+    append(&mut log, 2000..2001).await;
+    // Written by the log's thread after it has told us.
+    append(&mut log, 2001..2002).await;
+    assert_eq!(marker(dir.path()).get().floor.index, 1500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_end_is_dropped() {
+    for cut in [1, 60, 110] {
+        let (dir, files) = closed_log().await;
+        let file = std::fs::OpenOptions::new().write(true).open(files.last().unwrap()).unwrap();
+        file.set_len(file.metadata().unwrap().len() - cut).unwrap();
+        let log = reopen(&dir).unwrap();
+        assert_eq!(log.last().unwrap(), Some(log_id(1, 998)), "cut {cut}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_refused_wherever_it_is() {
+    let (dir, files) = closed_log().await;
+    let path = files.last().unwrap();
+    let good = std::fs::read(path).unwrap();
+    // Every byte of a record (133 bytes), so that each field is hit, the length among them.
+    let middle = good.len() / 2;
+    for position in middle..middle + 140 {
+        let mut bad = good.clone();
+        bad[position] ^= 0x10;
+        std::fs::write(path, &bad).unwrap();
+        let error = match reopen(&dir) {
+            Err(error @ OpenError::Damaged { .. }) => error.to_string(),
+            Err(error) => panic!("flip at {position}: {error}"),
+            Ok(log) => panic!("flip at {position} was accepted: the log ends at {:?}", log.last()),
+        };
+        assert!(error.contains("log is damaged"), "{error}");
+    }
+    std::fs::write(path, &good).unwrap();
+    reopen(&dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_opened_once() {
+    let (dir, _) = closed_log().await;
+    let _open = reopen(&dir).unwrap();
+    assert!(matches!(reopen(&dir), Err(OpenError::InUse { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_appends_share_syncs_and_stay_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
+    let mut durable = Vec::new();
+    for index in 0..2000 {
+        let (done, receiver) = <TypeConfig as TypeConfigExt>::oneshot();
+        log.append([entry(index)], IOFlushed::signal(done)).await.unwrap();
+        durable.push(receiver);
+    }
+    for receiver in durable {
+        receiver.await.unwrap().unwrap();
+    }
+    let flushes = log.inner.lock().wal().unwrap().stat().flush_metrics.sync_batch_count;
+    assert!(flushes < 1500, "{flushes} syncs for 2000 entries");
+    log.purge(log_id(1, 1500)).await.unwrap();
+    log.truncate_after(Some(log_id(1, 1800))).await.unwrap();
+    append(&mut log, 1801..1802).await;
+    log.close();
+    let log = reopen(&dir).unwrap();
+    assert_eq!(log.range().unwrap(), (1501, 1802));
+    assert!(log.is_purged());
+}

@@ -42,6 +42,9 @@ pub(crate) struct Group {
 impl Group {
     /// A group of `count` members with free ports, none of which runs.
     pub(crate) async fn new(count: usize) -> Self {
+        // `RUST_LOG=debug cargo test -- --nocapture` shows what the members do.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _set_before = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let mut listeners = Vec::new();
         for _ in 0..count {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -184,12 +187,7 @@ pub(crate) fn digest(number: u64) -> ArtifactDigest {
 }
 
 pub(crate) fn artifact(number: u64) -> Command {
-    Command::AddArtifact {
-        digest: digest(number),
-        name: "x".repeat(180),
-        size: number,
-        holders: vec![JobManagerId(1)],
-    }
+    Command::AddArtifact { digest: digest(number), name: "x".repeat(180), size: number, holders: vec![JobManagerId(1)] }
 }
 
 /// Copies a directory and all below it.

@@ -43,8 +43,10 @@ async fn what_the_leader_writes_is_read_everywhere_and_nobody_else_writes() {
     }
     let cluster = group.store(leader).state().cluster_id().unwrap();
     for n in group.running() {
-        eventually("all know the cluster", async || (group.store(n).state().cluster_id().unwrap() == cluster).then_some(()))
-            .await;
+        eventually("all know the cluster", async || {
+            (group.store(n).state().cluster_id().unwrap() == cluster).then_some(())
+        })
+        .await;
         assert_eq!(group.store(n).members().len(), 3);
     }
     eventually("the leader knows that nobody lags", async || {
