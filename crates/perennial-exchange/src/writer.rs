@@ -9,7 +9,7 @@ use crate::partition::Partitioner;
 use crate::{Counters, Credit, Element, ExchangeError, Gate, LocalChannel, Payload, RemoteSender, Route, WriteError};
 
 /// Most records in a batch, whatever their size: with more, the batches of a chain no longer fit the innermost caches.
-const BATCH_RECORDS_MAX: usize = 1024;
+const BATCH_RECORDS_MAX: usize = 2048;
 
 /// The same for a channel to another process: larger, for each frame costs a system call on both sides.
 const FRAME_RECORDS_MAX: usize = 4096;

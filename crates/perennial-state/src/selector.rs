@@ -66,14 +66,17 @@ pub struct ByRef<F, K> {
 
 impl<F, K> ByRef<F, K> {
     /// The selector that calls `select`.
-    pub fn new(select: F) -> Self {
+    pub fn new<T>(select: F) -> Self
+    where
+        F: for<'a> Fn(&'a T) -> &'a K,
+    {
         Self { select, key: PhantomData }
     }
 }
 
 impl<F: Clone, K> Clone for ByRef<F, K> {
     fn clone(&self) -> Self {
-        Self::new(self.select.clone())
+        Self { select: self.select.clone(), key: PhantomData }
     }
 }
 

@@ -35,6 +35,9 @@ const SLOTS_MIN: usize = 4 * MINI_BATCH;
 /// Slots at which a shard splits instead of growing. Bounds the longest stop of a task for growing to a millisecond or two.
 const SLOTS_MAX: usize = 1 << 16;
 
+/// Most slots of a shard of which three quarters stay free.
+const SPARSE_SLOTS_MAX: usize = 1 << 10;
+
 /// Number of splits after which a shard only grows: reached by none but a broken hash.
 const DEPTH_MAX: u32 = 24;
 
@@ -46,8 +49,6 @@ pub struct Found {
     shards: [u32; MINI_BATCH],
     /// Number of the slot, with [`FRESH`] when the record at hand made the entry.
     slots: [u32; MINI_BATCH],
-    /// For each record, whether its key was not in the first slot looked at.
-    missed: [u8; MINI_BATCH],
     /// Records whose key was not in the slot looked at.
     misses: [u8; MINI_BATCH],
     /// Records whose key was in none.
@@ -56,13 +57,7 @@ pub struct Found {
 
 impl Default for Found {
     fn default() -> Self {
-        Self {
-            shards: [0; MINI_BATCH],
-            slots: [0; MINI_BATCH],
-            missed: [0; MINI_BATCH],
-            misses: [0; MINI_BATCH],
-            news: [0; MINI_BATCH],
-        }
+        Self { shards: [0; MINI_BATCH], slots: [0; MINI_BATCH], misses: [0; MINI_BATCH], news: [0; MINI_BATCH] }
     }
 }
 
@@ -189,6 +184,7 @@ impl<K: Key, V> KeyedTable<K, V> {
         }
         let records = &records[..records.len().min(MINI_BATCH)];
         let single = self.shards.len() == 1;
+        let mut misses = 0;
         if let [shard] = self.shards.as_slice() {
             let slots = shard.slots.as_slice();
             for (i, record) in records.iter().enumerate() {
@@ -196,7 +192,8 @@ impl<K: Key, V> KeyedTable<K, V> {
                 let slot = self.hasher.hash_one(key.borrow()) as usize & (slots.len() - 1);
                 let hit = slots[slot].as_ref().is_some_and(|(other, _)| other == key.borrow());
                 found.slots[i] = slot as u32;
-                found.missed[i] = u8::from(!hit);
+                found.misses[misses & (MINI_BATCH - 1)] = i as u8;
+                misses += usize::from(!hit);
             }
         } else {
             for (i, record) in records.iter().enumerate() {
@@ -212,15 +209,9 @@ impl<K: Key, V> KeyedTable<K, V> {
                 let slots = self.shards[found.shards[i] as usize].slots.as_slice();
                 let key = selector.key(record);
                 let hit = slots[found.slots[i] as usize].as_ref().is_some_and(|(other, _)| other == key.borrow());
-                found.missed[i] = u8::from(!hit);
+                found.misses[misses & (MINI_BATCH - 1)] = i as u8;
+                misses += usize::from(!hit);
             }
-        }
-        // A loop of its own: in the loops above, the address of a store would wait for what was loaded before, and later
-        // loads for that address.
-        let mut misses = 0;
-        for (i, missed) in found.missed[..records.len()].iter().enumerate() {
-            found.misses[misses & (MINI_BATCH - 1)] = i as u8;
-            misses += usize::from(*missed);
         }
         // One step further along the run for all of them at once, until few are left.
         let mut news = 0;
@@ -340,9 +331,11 @@ impl<K: Key, V> Shard<K, V> {
         self.slots.len() - 1
     }
 
-    /// Whether more than half of the slots are taken.
+    /// Whether more than half of the slots are taken, or a quarter of few slots: those cost little, and nearly every key is
+    /// then in its first one.
     fn is_overfull(&self) -> bool {
-        self.len > self.slots.len() / 2
+        let slots = self.slots.len();
+        self.len > if slots <= SPARSE_SLOTS_MAX { slots / 4 } else { slots / 2 }
     }
 
     /// The slot of the key, or the one where it would go.
@@ -395,5 +388,120 @@ impl<K: Key, V> Shard<K, V> {
             }
         }
         Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{ByOwned, ByRef};
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Counts these keys as one batch.
+        Count(Vec<u32>),
+        Insert(u32, u64),
+        Remove(u32),
+    }
+
+    fn steps(keys: u32) -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => prop::collection::vec(0..keys, 0..300).prop_map(Step::Count),
+            2 => (0..keys, any::<u64>()).prop_map(|(key, value)| Step::Insert(key, value >> 32)),
+            4 => (0..keys).prop_map(Step::Remove),
+        ];
+        prop::collection::vec(step, 1..60)
+    }
+
+    /// Counts a batch and returns key, count and whether the key was new, per record.
+    fn count<T: Clone, S: KeySelector<T>>(
+        table: &mut KeyedTable<S::Key, u64>,
+        selector: &S,
+        batch: &[T],
+    ) -> Vec<(S::Key, u64, bool)> {
+        let (mut found, mut out) = (Found::default(), Vec::new());
+        let mut batch = batch.to_vec();
+        let mut records = batch.drain(..);
+        while !records.as_slice().is_empty() {
+            let mini = records.as_slice();
+            let mini = &mini[..mini.len().min(MINI_BATCH)];
+            let size = mini.len();
+            table.locate(mini, selector, |_| 0, &mut found);
+            table.update(&found, size, &mut records, &mut out, |key, value, fresh, _| {
+                *value += 1;
+                (key.clone(), *value, fresh)
+            });
+        }
+        drop(records);
+        out
+    }
+
+    fn check(steps: Vec<Step>) {
+        let mut table = KeyedTable::<u32, u64>::new();
+        let mut model = HashMap::<u32, u64>::new();
+        let selector = ByOwned::new(|key: &u32| *key);
+        for step in steps {
+            match step {
+                Step::Count(keys) => {
+                    let got = count(&mut table, &selector, &keys);
+                    for (key, (got_key, got, fresh)) in keys.iter().zip(got) {
+                        assert_eq!(fresh, !model.contains_key(key));
+                        let value = model.entry(*key).or_default();
+                        *value += 1;
+                        assert_eq!((got_key, got), (*key, *value));
+                    }
+                }
+                Step::Insert(key, value) => assert_eq!(table.insert(key, value), model.insert(key, value)),
+                Step::Remove(key) => assert_eq!(table.remove(&key), model.remove(&key)),
+            }
+            assert_eq!(table.len(), model.len());
+        }
+        let all: HashMap<u32, u64> = table.iter().map(|(key, value)| (*key, *value)).collect();
+        assert_eq!(all, model);
+        assert!(model.iter().all(|(key, value)| table.get(key) == Some(value)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_table_is_a_hash_map(steps in prop_oneof![steps(40), steps(5_000)]) {
+            check(steps);
+        }
+    }
+
+    /// Enough keys that shards split several times, some before others.
+    #[test]
+    fn shards_split_and_nothing_moves_away() {
+        let mut table = KeyedTable::<u64, u64>::new();
+        let selector = ByOwned::new(|key: &u64| *key);
+        let keys: Vec<u64> = (0..200_000).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        for round in 1..=2 {
+            for batch in keys.chunks(1_000) {
+                for (key, (got, value, fresh)) in batch.iter().zip(count(&mut table, &selector, batch)) {
+                    assert_eq!((got, value, fresh), (*key, round, round == 1));
+                }
+            }
+            assert_eq!(table.len(), keys.len());
+        }
+        assert!(table.shards.len() > 4);
+        for key in keys.iter().step_by(3) {
+            assert_eq!(table.remove(key), Some(2));
+        }
+        assert!(keys.iter().enumerate().all(|(i, key)| table.get(key).copied() == (i % 3 != 0).then_some(2)));
+    }
+
+    #[test]
+    fn keys_can_lie_in_the_record() {
+        let mut table = KeyedTable::<String, u64>::new();
+        let selector = ByRef::new(|record: &(String, u8)| &record.0);
+        let batch: Vec<(String, u8)> = (0..1_000).map(|i| (format!("word {}", i % 7), 0)).collect();
+        let last = count(&mut table, &selector, &batch);
+        assert_eq!(table.len(), 7);
+        assert_eq!(last.last(), Some(&("word 5".to_owned(), 143, false)));
     }
 }
