@@ -340,3 +340,155 @@ impl TryFrom<pb::ClusterStatus> for ClusterStatus {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use perennial_types::{
+        ArtifactDigest, ExecutionState, JobEdge, JobVertex, MaxParallelism, PlanRequest, RequestId, ShipStrategy,
+        VertexId,
+    };
+
+    use super::*;
+
+    const JOB: JobId = JobId::from_bytes([1; 16]);
+
+    fn graph() -> JobGraph {
+        let vertex = |number| JobVertex {
+            id: VertexId::from_bytes([number; 16]),
+            name: format!("vertex {number}"),
+            parallelism: 2,
+            max_parallelism: MaxParallelism::default_for(2),
+            slot_sharing_group: "default".to_owned(),
+            operators: Vec::new(),
+        };
+        JobGraph {
+            name: "job".to_owned(),
+            vertices: vec![vertex(3), vertex(4)],
+            edges: vec![JobEdge { source: 0, target: 1, ship: ShipStrategy::Rebalance }],
+            structural_hash: u64::MAX,
+            config: BTreeMap::from([("pipeline.name".to_owned(), "job".to_owned())]),
+        }
+    }
+
+    fn summary(status: JobStatus) -> JobSummary {
+        JobSummary {
+            job: JOB,
+            name: "job".to_owned(),
+            status,
+            start_ms: 5,
+            end_ms: Some(7),
+            tasks: ExecutionState::ALL.into_iter().zip(1..).collect(),
+            slots_needed: 8,
+            waiting_for: "needs 8 slots".to_owned(),
+            failure: "because".to_owned(),
+            restarts: 2,
+        }
+    }
+
+    fn submission() -> SubmitJob {
+        SubmitJob {
+            request: RequestId::from_bytes([2; 16]),
+            job: Some(JOB),
+            artifact: ArtifactDigest::from_bytes([9; 32]),
+            plan: PlanRequest { job: Some("words".to_owned()), args: vec!["a b".to_owned()], config: BTreeMap::new() },
+            graph: graph(),
+        }
+    }
+
+    #[test]
+    fn messages_come_back_as_they_were() {
+        let job = submission();
+        assert_eq!(SubmitJob::try_from(pb::SubmitJobRequest::from(job.clone())), Ok(job.clone()));
+        for status in JobStatus::ALL {
+            let summary = summary(status);
+            assert_eq!(JobSummary::try_from(pb::JobSummary::from(summary.clone())), Ok(summary));
+        }
+        let execution = ExecutionSummary {
+            vertex: VertexId::from_bytes([3; 16]),
+            subtask: 1,
+            attempt: 2,
+            state: ExecutionState::Failed,
+            taskmanager: Some(TaskManagerId("tm-1".to_owned())),
+            host: "here".to_owned(),
+            start_ms: Some(0),
+            end_ms: None,
+            records_in: 10,
+            records_out: 11,
+            failure: "oops".to_owned(),
+        };
+        let details = JobDetails {
+            summary: summary(JobStatus::Running),
+            graph: graph(),
+            artifact: job.artifact,
+            plan: job.plan,
+            executions: vec![execution],
+        };
+        assert_eq!(JobDetails::try_from(pb::JobDetails::from(details.clone())), Ok(details));
+        let status = ClusterStatus {
+            cluster: Some(ClusterId::from_bytes([6; 16])),
+            from: JobManagerId(2),
+            epoch: LeaderEpoch(4),
+            leader: Some(JobManagerId(1)),
+            applied: 99,
+            members: vec![MemberSummary {
+                id: JobManagerId(1),
+                name: "jm-1".to_owned(),
+                address: "h:1".to_owned(),
+                voter: true,
+                lag: Some(0),
+            }],
+        };
+        assert_eq!(ClusterStatus::try_from(pb::ClusterStatus::from(status.clone())), Ok(status));
+    }
+
+    #[test]
+    fn refusals_come_back_as_they_were() {
+        let unavailable = [
+            Unavailable::NoLeader { reason: "a".to_owned() },
+            Unavailable::Store { reason: "b".to_owned() },
+            Unavailable::Unreachable { reason: "c".to_owned() },
+        ];
+        let mut submit = vec![
+            Ok(JOB),
+            Err(SubmitJobError::UnknownArtifact { digest: ArtifactDigest::from_bytes([9; 32]) }),
+            Err(SubmitJobError::Duplicate { job: JOB }),
+            Err(SubmitJobError::InvalidGraph { reason: "a cycle".to_owned() }),
+        ];
+        submit.extend(unavailable.iter().map(|error| Err(error.clone().into())));
+        for result in submit {
+            assert_eq!(Result::try_from(pb::SubmitJobResponse::from(result.clone())), Ok(result));
+        }
+        let mut cancel = vec![
+            Ok(()),
+            Err(CancelJobError::UnknownJob { job: JOB }),
+            Err(CancelJobError::AlreadyEnded { job: JOB, status: JobStatus::Finished }),
+        ];
+        cancel.extend(unavailable.iter().map(|error| Err(error.clone().into())));
+        for result in cancel {
+            assert_eq!(Result::try_from(pb::CancelJobResponse::from(result.clone())), Ok(result));
+        }
+    }
+
+    #[test]
+    fn malformed_messages_name_the_field() {
+        type Change = fn(&mut pb::SubmitJobRequest);
+        let changes: [(&str, Change); 5] = [
+            ("submit_job.request", |it| it.request.clear()),
+            ("submit_job.job", |it| it.job = Some(vec![1; 15].into())),
+            ("submit_job.artifact", |it| it.artifact = vec![0; 33].into()),
+            ("submit_job.plan", |it| it.plan = None),
+            ("submit_job.graph", |it| it.graph = b"{\"name\":".to_vec().into()),
+        ];
+        for (field, change) in changes {
+            let mut message = pb::SubmitJobRequest::from(submission());
+            change(&mut message);
+            assert_eq!(SubmitJob::try_from(message).unwrap_err().field, field);
+        }
+        let mut message = pb::JobSummary::from(summary(JobStatus::Running));
+        message.status = 99;
+        assert_eq!(
+            JobSummary::try_from(message).unwrap_err().to_string(),
+            "malformed message: `job_summary.status` is not valid: 99 is no job status"
+        );
+    }
+}
