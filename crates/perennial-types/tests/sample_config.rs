@@ -1,6 +1,5 @@
 //! `deploy/config.yaml` lists every option with its default and meaning, generated from the registry.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use perennial_types::config::options;
@@ -12,7 +11,7 @@ fn sample() -> String {
     );
     for option in options::all() {
         let value = if option.default.is_empty() { "~" } else { option.default };
-        writeln!(text, "\n# {} Takes {}.\n# {}: {value}", option.doc, option.expected, option.key).unwrap();
+        text += &format!("\n# {} Takes {}.\n# {}: {value}\n", option.doc, option.expected, option.key);
     }
     text
 }
