@@ -14,6 +14,12 @@ const BATCH_RECORDS_MAX: usize = 2048;
 /// The same for a channel to another process: larger, for each frame costs a system call on both sides.
 const FRAME_RECORDS_MAX: usize = 4096;
 
+/// Most lanes for which it pays to look at all records once per lane.
+const GATHER_LANES_MAX: usize = 4;
+
+/// Most records that are gathered at once. A power of two.
+const GATHER_RECORDS: usize = 512;
+
 /// One channel, seen from its producer.
 pub enum OutChannel {
     /// To a task of this process.
@@ -135,6 +141,8 @@ pub struct Writer<T> {
     segment_bytes: usize,
     /// Channels of the records of one input batch.
     targets: Vec<u32>,
+    /// Which records of a piece of the input go to the lane at hand.
+    order: Box<[u16; GATHER_RECORDS]>,
     /// Encoding of a sample record.
     sample: Vec<u8>,
     counters: Arc<Counters>,
@@ -160,6 +168,7 @@ impl<T: Record> Writer<T> {
             partitioner,
             segment_bytes: settings.segment_bytes,
             targets: Vec::new(),
+            order: Box::new([0; GATHER_RECORDS]),
             sample: Vec::new(),
             counters,
             finished: false,
@@ -288,9 +297,45 @@ impl<T: Record> Writer<T> {
     }
 
     fn push_to_targets(&mut self, batch: &mut Vec<T>) {
+        if !std::mem::needs_drop::<T>() && self.lanes.len() <= GATHER_LANES_MAX {
+            self.gather(batch);
+        } else {
+            self.scatter(batch);
+        }
+    }
+
+    /// Records to look at between two looks at the lanes, so that none grows beyond twice its batches.
+    fn piece(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.full).min().unwrap_or(1)
+    }
+
+    /// Plain data for few lanes: notes without a branch which records a lane gets, then copies them in one go.
+    ///
+    /// Each push of a scatter waits for the vector's length that the one before has written; here nothing waits.
+    #[expect(clippy::indexing_slicing, reason = "measured loops; positions are masked, records as many as targets")]
+    fn gather(&mut self, batch: &mut Vec<T>) {
+        let records = batch.as_slice();
+        let piece = self.piece().min(GATHER_RECORDS);
+        for (number, targets) in self.targets.chunks(piece).enumerate() {
+            let records = &records[number * piece..];
+            for (number, lane) in (0..).zip(&mut self.lanes) {
+                let mut count = 0;
+                for (i, target) in targets.iter().enumerate() {
+                    self.order[count & (GATHER_RECORDS - 1)] = i as u16;
+                    count += usize::from(*target == number);
+                }
+                lane.open.extend(self.order[..count].iter().map(|i| records[usize::from(*i)].clone()));
+                if lane.open.len() >= lane.full {
+                    lane.ship();
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    fn scatter(&mut self, batch: &mut Vec<T>) {
         let mut records = batch.drain(..);
-        // So that no lane grows beyond twice its batches.
-        let piece = self.lanes.iter().map(|lane| lane.full).min().unwrap_or(1);
+        let piece = self.piece();
         for targets in self.targets.chunks(piece) {
             for lane in &mut self.lanes {
                 lane.open.reserve(targets.len());

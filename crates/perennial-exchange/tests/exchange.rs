@@ -138,6 +138,51 @@ proptest! {
     }
 }
 
+struct ByNumber;
+
+impl KeyHash<(u64, u64)> for ByNumber {
+    fn hash_batch(&mut self, batch: &[(u64, u64)], hashes: &mut Vec<u32>) {
+        hashes.extend(batch.iter().map(|record| record.0.key_hash()));
+    }
+}
+
+/// Plain data takes another way through the writer than text: few lanes, and more of them.
+#[test]
+fn plain_records_reach_the_subtask_of_their_key_in_order() {
+    for (consumers, segment_bytes) in [(2u32, 64 << 10), (3, 64), (4, 1000), (5, 1000)] {
+        let room = Arc::new(Room::new(Arc::new(Signal::new())));
+        let gates: Vec<Arc<Gate>> = (0..consumers).map(|_| Arc::new(Gate::new(1))).collect();
+        let channels = gates
+            .iter()
+            .map(|gate| {
+                let channel = Arc::new(LocalChannel::new(Credit::new(100_000, Arc::clone(&room))));
+                OutChannel::Local { gate: Arc::clone(gate), index: 0, channel }
+            })
+            .collect();
+        let settings = WriterSettings { segment_bytes, credit: 100_000 };
+        let mut writer =
+            Writer::new(channels, Route::Hash(Box::new(ByNumber)), max(), settings, Arc::<Counters>::default());
+        for batch in 0..20u64 {
+            writer.push(&mut (0..batch * 97).map(|i| (i * 31, batch * 10_000 + i)).collect()).unwrap();
+        }
+        writer.finish().unwrap();
+        let mut total = 0;
+        for (consumer, gate) in (0..).zip(&gates) {
+            let mut last = None;
+            while let Some((_, element)) = gate.take() {
+                let Element::Data(Payload::Local(mut batch)) = element else { break };
+                for (key, number) in batch.downcast_mut::<Vec<(u64, u64)>>().unwrap().drain(..) {
+                    assert_eq!(subtask_of(key_group(key.key_hash(), max()), max(), consumers), consumer);
+                    assert!(last < Some(number), "order at subtask {consumer} of {consumers}");
+                    last = Some(number);
+                    total += 1;
+                }
+            }
+        }
+        assert_eq!(total, (0..20).map(|batch| batch * 97).sum::<u64>());
+    }
+}
+
 fn network(job: JobId, name: &str, credit: u32) -> (Network, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
