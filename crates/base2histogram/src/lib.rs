@@ -69,8 +69,13 @@ impl<T> Histogram<T> {
 
     /// Counts a value.
     pub fn record(&mut self, value: u64) {
+        self.record_n(value, 1);
+    }
+
+    /// Counts a value several times.
+    pub fn record_n(&mut self, value: u64, times: u64) {
         if let Some(count) = self.counts.get_mut(bucket_of(value)) {
-            *count += 1;
+            *count += times;
         }
     }
 
