@@ -81,6 +81,9 @@ fn main() -> Result<ExitCode> {
         return Ok(jobs::registry().run_with(&arguments));
     }
     let cli = Cli::parse();
+    if cli.role.is_some() {
+        program::settle()?;
+    }
     match &cli.role {
         Some(Role::Limit(args)) => limit::run(args).map(|()| ExitCode::SUCCESS),
         Some(Role::Job { arguments }) => Ok(jobs::registry().run_with(arguments)),

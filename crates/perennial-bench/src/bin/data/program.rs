@@ -35,6 +35,20 @@ impl Program {
     }
 }
 
+/// What a program under measurement does first: it becomes a session of its own, and ends with whoever measures it.
+///
+/// Executors of a cluster have sessions of their own, and Linux shares the processors out by session: on a machine that is not
+/// quiet, limits within the session of a shell or a build would get less.
+pub(crate) fn settle() -> Result<()> {
+    match rustix::process::setsid() {
+        // Started by hand it leads a process group, and stays where it is.
+        Ok(_) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error).context("no session of its own"),
+    }
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .context("no signal at the end")
+}
+
 /// A temporary directory with one below it for the counters of a program.
 pub(crate) struct Directory {
     root: TempDir,
