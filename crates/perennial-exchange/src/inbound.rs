@@ -83,7 +83,8 @@ impl Inbound {
             index,
             expected: AtomicI64::new(0),
             owed: AtomicU32::new(0),
-            grant: (credit / 4).max(1),
+            // Half at once: the producer has the other half meanwhile, and a grant wakes a thread over there.
+            grant: (credit / 2).max(1),
         });
         self.channels().insert(number, Arc::clone(&channel));
         channel.gate.connect(index, Arc::clone(&channel) as Arc<dyn CreditReturn>);
