@@ -89,7 +89,11 @@ fn a_port_in_use_is_named_with_its_option() -> Result<()> {
 fn unreadable_options_and_directories_are_refused() -> Result<()> {
     let cluster = cluster().prepare()?;
     refused(&cluster, &["jobmanager", "-D", "rest.prot=1"], &["rest.prot", "rest.port"])?;
-    refused(&cluster, &["taskmanager", "-D", "taskmanager.numberOfTaskSlots=none"], &["numberOfTaskSlots", "none", "whole number"])?;
+    refused(
+        &cluster,
+        &["taskmanager", "-D", "taskmanager.numberOfTaskSlots=none"],
+        &["numberOfTaskSlots", "none", "whole number"],
+    )?;
     let file = cluster.dir().join("a-file");
     fs::write(&file, "")?;
     let place = format!("jobmanager.data-dir={}", file.display());

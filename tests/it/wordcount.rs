@@ -64,7 +64,12 @@ fn counts_equal_coreutils_at_any_parallelism() -> Result<()> {
             lines.sort_unstable();
             lines.into_iter().map(|line| format!("{line}\n")).collect()
         };
-        assert!(counted == expect, "parallelism {parallelism}: {} bytes counted, {} expected", counted.len(), expect.len());
+        assert!(
+            counted == expect,
+            "parallelism {parallelism}: {} bytes counted, {} expected",
+            counted.len(),
+            expect.len()
+        );
     }
     Ok(())
 }
