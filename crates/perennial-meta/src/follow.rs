@@ -22,8 +22,9 @@ use crate::service::Raft;
 const REMEMBER_ENTRIES: u64 = 1000;
 const REMEMBER_PAUSE: Duration = Duration::from_secs(1);
 
-/// The first entries of a leadership are proposed again after so long.
-const OPENING_PAUSE: Duration = Duration::from_millis(50);
+/// The first entries of a leadership are proposed again after so long. openraft refuses them until a quorum has answered
+/// the new leader once, which takes a few milliseconds.
+const OPENING_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the task works with.
 pub(crate) struct Follow {

@@ -79,13 +79,16 @@ pub(crate) trait Kind {
     }
 }
 
+/// A stored key and its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
 /// Reads of the map.
 pub(crate) trait View {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError>;
 
-    /// Values of all keys that begin with `prefix`, in order of key.
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError>;
+    /// All pairs whose key begins with `prefix`, in order of key.
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError>;
 }
 
 /// A change to the map.
@@ -105,7 +108,7 @@ pub(crate) fn read<K: Kind>(view: &impl View, key: &K::Key) -> Result<Option<K::
 /// Reads the values of all keys of a kind whose layout begins with `prefix`.
 pub(crate) fn list<K: Kind>(view: &impl View, prefix: &[u8]) -> Result<Vec<K::Value>, StateError> {
     let prefix = [&[K::PREFIX], prefix].concat();
-    view.scan(&prefix)?.iter().map(|bytes| K::decode(bytes)).collect()
+    view.scan(&prefix)?.iter().map(|(_, bytes)| K::decode(bytes)).collect()
 }
 
 /// Sets a value.

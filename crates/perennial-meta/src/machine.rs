@@ -17,6 +17,9 @@ use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, term
 use crate::snapshot::{SnapshotDir, SnapshotFile, Unfinished};
 use crate::state::StateDb;
 
+/// Entries written to the state in one batch: sled pays by the batch.
+const APPLY_ENTRIES_MAX: usize = 128;
+
 /// What the rest of the store follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -53,43 +56,49 @@ impl Machine {
         Ok(machine)
     }
 
-    fn apply_entry(&mut self, entry: Entry) -> Result<Outcome, io::Error> {
-        let id = entry.log_id;
-        let (outcome, changes) = match entry.payload {
-            EntryPayload::Blank => (Outcome::Ignored, Vec::new()),
-            EntryPayload::Membership(members) => {
-                self.membership = StoredMembership::new(Some(id), members);
-                (Outcome::Ignored, vec![put::<kv::membership::Membership>(&(), &self.membership)])
-            }
-            EntryPayload::Normal(proposal) => {
-                // Bytes of a version this build does not know: it must not guess, and cannot go on without them.
-                let command = Command::decode(&proposal.0).map_err(io::Error::other)?;
-                let lead = match &command {
-                    Command::Lead { leader, .. } => Some((LeaderEpoch(term_of(&id)), *leader)),
-                    _ => None,
-                };
-                let named = match &command {
-                    Command::Bootstrap { cluster } => Some(*cluster),
-                    _ => None,
-                };
-                let entry = EntryId { epoch: LeaderEpoch(term_of(&id)), index: id.index };
-                let (outcome, changes) = apply(&self.state, entry, command)?;
-                if let (Some(cluster), Outcome::Done) = (named, &outcome) {
-                    self.marker.update(|marker| marker.cluster = Some(cluster))?;
+    /// Applies entries that are committed together, and writes them in one batch. Gives the outcome of each.
+    fn apply_entries(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>, io::Error> {
+        let mut pending = self.state.pending();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        let (mut last, mut lead, mut named) = (None, None, false);
+        let mut membership = self.membership.clone();
+        for entry in entries {
+            let id = entry.log_id;
+            last = Some(id);
+            let (outcome, changes) = match entry.payload {
+                EntryPayload::Blank => (Outcome::Ignored, Vec::new()),
+                EntryPayload::Membership(members) => {
+                    membership = StoredMembership::new(Some(id), members);
+                    (Outcome::Ignored, vec![put::<kv::membership::Membership>(&(), &membership)])
                 }
-                self.state.write(&id, changes)?;
-                self.applied = Some(id);
-                self.progress.send_modify(|progress| {
-                    progress.applied = id.index;
-                    progress.lead = lead.or(progress.lead);
-                });
-                return Ok(outcome);
-            }
-        };
-        self.state.write(&id, changes)?;
-        self.applied = Some(id);
-        self.progress.send_modify(|progress| progress.applied = id.index);
-        Ok(outcome)
+                EntryPayload::Normal(proposal) => {
+                    // Bytes of a version this build does not know: it must not guess, and cannot go on without them.
+                    let command = Command::decode(&proposal.0).map_err(io::Error::other)?;
+                    let entry = EntryId { epoch: LeaderEpoch(term_of(&id)), index: id.index };
+                    match &command {
+                        Command::Lead { leader, .. } => lead = Some((entry.epoch, *leader)),
+                        Command::Bootstrap { .. } => named = true,
+                        _ => {}
+                    }
+                    apply(&pending, entry, command)?
+                }
+            };
+            pending.add(changes);
+            outcomes.push(outcome);
+        }
+        let Some(last) = last else { return Ok(outcomes) };
+        pending.write(&last)?;
+        if named && self.marker.cluster().is_none() {
+            let cluster = read::<kv::cluster::Cluster>(&self.state, &())?;
+            self.marker.update(|marker| marker.cluster = cluster)?;
+        }
+        (self.applied, self.membership) = (Some(last), membership);
+        self.index.send_replace(last.index);
+        self.progress.send_modify(|progress| {
+            progress.applied = last.index;
+            progress.lead = lead.or(progress.lead);
+        });
+        Ok(outcomes)
     }
 
     /// Tells followers where the state stands after it was opened or replaced.
@@ -135,17 +144,20 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok((self.applied, self.membership.clone()))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        while let Some(item) = entries.next().await {
-            let (entry, responder) = item?;
-            let applied = self.apply_entry(entry);
-            let outcome = self.or_rebuild(applied)?;
-            self.index.send_replace(self.applied.map_or(0, |id| id.index));
-            if let Some(responder) = responder {
-                responder.send(outcome);
+        let mut chunks = entries.ready_chunks(APPLY_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let (entries, responders): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            let applied = self.apply_entries(entries);
+            let outcomes = self.or_rebuild(applied)?;
+            for (responder, outcome) in responders.into_iter().zip(outcomes) {
+                if let Some(responder) = responder {
+                    responder.send(outcome);
+                }
             }
         }
         Ok(())

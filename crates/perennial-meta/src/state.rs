@@ -1,15 +1,17 @@
 //! The applied state on disk: one sled tree.
 //!
-//! sled is a cache of *snapshot file + log* that need not survive: it is never synced on the way of a commit, and a
+//! sled is a cache of *snapshot file + log* that need not survive: a commit never waits for its disk writes to be durable, and a
 //! directory that is damaged, half-installed or not of this cluster is deleted and filled again. sled answers damage
 //! with panics, so every call into it is guarded and becomes an error.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::OpenError;
-use crate::kv::{self, Change, Kind, StateError, View, read};
+use crate::kv::{self, Change, Kind, Pair, StateError, View, read};
 use crate::raft::{LogId, StoredMembership, log_id, term_of};
 
 /// Memory sled may use to cache pages: well below the 30 MB an idle JobManager may use.
@@ -17,6 +19,10 @@ const CACHE_BYTES: u64 = 8 << 20;
 
 /// Key-value pairs written in one batch while a snapshot is installed.
 const INSTALL_BATCH: usize = 1000;
+
+/// Batches that sled may have queued. Its threads write each batch by itself, about 10,000 a second on a good disk, and
+/// nothing slows down a caller that is quicker: the queue would take all memory, and minutes to write at the end.
+const QUEUED_BATCHES_MAX: u32 = 64;
 
 /// The state. Clones share it.
 #[derive(Clone)]
@@ -29,6 +35,15 @@ struct Inner {
     db: sled::Db,
     /// Held for reading by readers, for writing while a snapshot replaces everything.
     installing: RwLock<()>,
+    /// Batches since the queue was last seen empty.
+    queued: AtomicU32,
+}
+
+/// Changes of entries that are applied but not yet written, over the state as it is written.
+pub(crate) struct Pending<'a> {
+    state: &'a StateDb,
+    /// `None` for a key that is gone.
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
 impl StateDb {
@@ -65,17 +80,9 @@ impl StateDb {
         Ok(read::<kv::membership::Membership>(self, &())?.unwrap_or_default())
     }
 
-    /// Writes the changes of one entry together with its id: all or nothing.
-    pub(crate) fn write(&self, id: &LogId, changes: Vec<Change>) -> Result<(), StateError> {
-        let mut batch = sled::Batch::default();
-        for change in changes {
-            match change {
-                Change::Put(key, value) => batch.insert(key, value),
-                Change::Delete(key) => batch.remove(key),
-            }
-        }
-        put_applied(&mut batch, id);
-        guarded(|| self.inner.db.apply_batch(batch))
+    /// Nothing pending.
+    pub(crate) fn pending(&self) -> Pending<'_> {
+        Pending { state: self, changes: BTreeMap::new() }
     }
 
     /// Gives every pair to `visit`, in order of key.
@@ -96,7 +103,7 @@ impl StateDb {
     pub(crate) fn install<E: From<StateError>>(
         &self,
         id: Option<&LogId>,
-        mut pairs: impl FnMut() -> Result<Option<(Vec<u8>, Vec<u8>)>, E>,
+        mut pairs: impl FnMut() -> Result<Option<Pair>, E>,
     ) -> Result<(), E> {
         let _alone = self.inner.installing.write().unwrap_or_else(PoisonError::into_inner);
         let db = &self.inner.db;
@@ -110,14 +117,14 @@ impl StateDb {
             batch.insert(key, value);
             size += 1;
             if size == INSTALL_BATCH {
-                guarded(|| db.apply_batch(std::mem::take(&mut batch)))?;
+                self.write(std::mem::take(&mut batch))?;
                 size = 0;
             }
         }
         if let Some(id) = id {
             put_applied(&mut batch, id);
         }
-        guarded(|| db.apply_batch(batch))?;
+        self.write(batch)?;
         Ok(())
     }
 
@@ -128,9 +135,62 @@ impl StateDb {
         }
     }
 
+    fn write(&self, batch: sled::Batch) -> Result<(), StateError> {
+        guarded(|| self.inner.db.apply_batch(batch))?;
+        if self.inner.queued.fetch_add(1, Ordering::Relaxed) >= QUEUED_BATCHES_MAX {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
     /// Writes what sled has in memory, so that the next start need not apply it again. Blocks.
     pub(crate) fn flush(&self) -> Result<(), StateError> {
+        self.inner.queued.store(0, Ordering::Relaxed);
         guarded(|| self.inner.db.flush().map(drop))
+    }
+}
+
+impl Pending<'_> {
+    /// Adds the changes of an entry.
+    pub(crate) fn add(&mut self, changes: Vec<Change>) {
+        self.changes.extend(changes.into_iter().map(|change| match change {
+            Change::Put(key, value) => (key, Some(value)),
+            Change::Delete(key) => (key, None),
+        }));
+    }
+
+    /// Writes all changes together with the id of the last entry they come from: all or nothing.
+    pub(crate) fn write(self, id: &LogId) -> Result<(), StateError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in self.changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        put_applied(&mut batch, id);
+        self.state.write(batch)
+    }
+}
+
+impl View for Pending<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        match self.changes.get(key) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.state.get(key),
+        }
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
+        let changed = self.changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        let mut changed = changed.peekable();
+        let written = self.state.scan(prefix)?;
+        if changed.peek().is_none() {
+            return Ok(written);
+        }
+        let mut pairs: BTreeMap<_, _> = written.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        pairs.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
+        Ok(pairs.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
     }
 }
 
@@ -139,8 +199,10 @@ impl View for StateDb {
         guarded(|| self.inner.db.get(key)).map(|value| value.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
-        guarded(|| self.inner.db.scan_prefix(prefix).values().map(|value| value.map(|value| value.to_vec())).collect())
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
+        let pairs =
+            || self.inner.db.scan_prefix(prefix).map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
+        guarded(|| pairs().collect())
     }
 }
 
@@ -153,7 +215,7 @@ impl View for Shared<'_> {
         self.0.get(key)
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
         let _whole = self.0.inner.installing.read().unwrap_or_else(PoisonError::into_inner);
         self.0.scan(prefix)
     }
@@ -168,7 +230,9 @@ fn put_applied(batch: &mut sled::Batch, id: &LogId) {
 fn open_checked(dir: &Path) -> Result<StateDb, String> {
     let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).use_compression(false);
     let db = guarded(|| config.open()).map_err(|error| error.to_string())?;
-    let state = StateDb { inner: Arc::new(Inner { dir: dir.to_owned(), db, installing: RwLock::new(()) }) };
+    let state = StateDb {
+        inner: Arc::new(Inner { dir: dir.to_owned(), db, installing: RwLock::new(()), queued: AtomicU32::new(0) }),
+    };
     let mut pairs = 0_usize;
     state
         .each::<StateError>(|_, _| {
@@ -213,5 +277,48 @@ fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StateError> {
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
             Err(StateError(format!("sled: {}", text.unwrap_or_else(|| "it panicked".to_owned()))))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(view: &impl View) -> Vec<(u8, u8)> {
+        view.scan(b"k").unwrap().iter().map(|(key, value)| (key[1], value[0])).collect()
+    }
+
+    #[test]
+    fn an_entry_sees_those_before_it_though_all_are_written_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDb::open(&dir.path().join("state")).unwrap();
+        let put = |key: u8, value: u8| Change::Put(vec![b'k', key], vec![value]);
+        let mut pending = state.pending();
+        pending.add(vec![put(1, 1), put(2, 1), put(3, 1)]);
+        pending.write(&log_id(1, 1)).unwrap();
+        let mut pending = state.pending();
+        pending.add(vec![put(2, 2), Change::Delete(vec![b'k', 3]), put(0, 2)]);
+        assert_eq!(pending.get(&[b'k', 2]).unwrap(), Some(vec![2]));
+        assert_eq!(pending.get(&[b'k', 3]).unwrap(), None);
+        assert_eq!(pairs(&pending), [(0, 2), (1, 1), (2, 2)]);
+        assert_eq!(pairs(&state), [(1, 1), (2, 1), (3, 1)], "not written yet");
+        pending.write(&log_id(1, 9)).unwrap();
+        assert_eq!(pairs(&state), [(0, 2), (1, 1), (2, 2)]);
+        assert_eq!(state.applied().unwrap(), Some(log_id(1, 9)));
+    }
+
+    #[test]
+    fn a_state_that_was_being_replaced_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let state = StateDb::open(&path).unwrap();
+        let mut left: Vec<Pair> = (0..INSTALL_BATCH + 1).map(|n| (n.to_be_bytes().to_vec(), vec![1])).collect();
+        let broken = || left.pop().map(Some).ok_or_else(|| StateError("the snapshot ended early".to_owned()));
+        assert!(state.install(Some(&log_id(1, 5)), broken).is_err());
+        assert_eq!(state.scan(&[]).unwrap().len(), INSTALL_BATCH, "a part was written");
+        drop(state);
+        let state = StateDb::open(&path).unwrap();
+        assert_eq!(state.applied().unwrap(), None);
+        assert!(state.scan(b"").unwrap().is_empty());
     }
 }

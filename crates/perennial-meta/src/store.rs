@@ -126,7 +126,8 @@ impl MetaStore {
         }
     }
 
-    /// The service peers call; mount it on the server of `jobmanager.rpc.port`.
+    /// The service peers call; mount it on the server of `jobmanager.rpc.port`, whose connections must not delay small
+    /// messages (`TCP_NODELAY`), or every commit may wait 40 ms.
     pub fn raft_service(&self) -> RaftService {
         raft_service(Arc::new(self.inner.service.clone()))
     }

@@ -9,6 +9,7 @@ use perennial_types::{
 
 use super::*;
 use crate::ExecutionRecord;
+use crate::kv::Pair;
 
 #[derive(Default)]
 struct Map {
@@ -21,9 +22,10 @@ impl View for Map {
         Ok(self.entries.get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StateError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
         let from = self.entries.range(prefix.to_vec()..);
-        Ok(from.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, value)| value.clone()).collect())
+        let within = from.take_while(|(key, _)| key.starts_with(prefix));
+        Ok(within.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }
 

@@ -95,7 +95,7 @@ impl Group {
         let stop = CancellationToken::new();
         let (service, stopped) = (store.raft_service(), stop.clone());
         let server = tokio::spawn(async move {
-            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             let server = tonic::transport::Server::builder().add_service(service);
             server.serve_with_incoming_shutdown(incoming, stopped.cancelled()).await.unwrap();
         });
