@@ -1,7 +1,7 @@
-//! Operators with a state per key. They take whole batches, so that the memory of many keys is on its way at once.
+//! Operators with a state per key.
 
 use perennial_exchange::KeyHash;
-use perennial_state::{Found, KeySelector, KeyedTable, MINI_BATCH};
+use perennial_state::{KeySelector, KeyedTable};
 use perennial_types::{Key, Record};
 
 use crate::{Output, TaskError};
@@ -29,7 +29,6 @@ pub struct KeyedFold<T, Sel: KeySelector<T>, S, I, F, E, O> {
     fold: F,
     emit: E,
     state: KeyedTable<Sel::Key, S>,
-    found: Found,
     out: Vec<O>,
     next: Box<dyn Output<O>>,
 }
@@ -44,8 +43,8 @@ where
 {
     /// An operator that feeds `next`.
     pub fn new(selector: Sel, init: I, fold: F, emit: E, next: Box<dyn Output<O>>) -> Self {
-        let (state, found, out) = (KeyedTable::new(), Found::default(), Vec::new());
-        Self { selector, init, fold, emit, state, found, out, next }
+        let (state, out) = (KeyedTable::new(), Vec::new());
+        Self { selector, init, fold, emit, state, out, next }
     }
 }
 
@@ -60,25 +59,16 @@ where
     O: Send + 'static,
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        let Self { selector, init, fold, emit, state, found, out, next } = self;
+        let Self { selector, init, fold, emit, state, out, next } = self;
         out.reserve(batch.len());
-        let mut records = batch.drain(..);
-        loop {
-            let mini = records.as_slice();
-            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
-            let count = mini.len();
-            if count == 0 {
-                break;
+        // An iterator of known length: the vector's length is written once.
+        out.extend(batch.drain(..).map(|record| {
+            let (key, value, fresh) = state.entry(&record, selector, &mut *init);
+            if !fresh {
+                fold(value, record);
             }
-            state.locate(mini, selector, &mut *init, found);
-            state.update(found, count, &mut records, out, |key, value, fresh, record| {
-                if !fresh {
-                    fold(value, record);
-                }
-                emit(key, value)
-            });
-        }
-        drop(records);
+            emit(key, value)
+        }));
         next.push(out)
     }
 

@@ -97,6 +97,8 @@ impl Task {
                         Some(Polled::Idle(Some(time)))
                     } else {
                         *not_before = None;
+                        // Also one that waits from now on may have emitted something.
+                        self.unflushed = true;
                         match self.head.poll_source(SOURCE_BATCH)? {
                             SourceStatus::More => None,
                             SourceStatus::Wait(time) => {
@@ -109,6 +111,7 @@ impl Task {
                 }
                 Input::Gate { gate, input_of, open } => match gate.take() {
                     Some((channel, Element::Data(mut payload))) => {
+                        self.unflushed = true;
                         let input = input_of.get(channel).copied().unwrap_or_default();
                         let count = self.head.deliver(input, &mut payload)?;
                         Counters::add(&self.counters.records_in, count as u64);
@@ -139,7 +142,6 @@ impl Task {
                 Some(_) if worked => break,
                 Some(idle) => return Ok(idle),
             }
-            self.unflushed = true;
             if !self.room.is_free() {
                 break;
             }

@@ -1,6 +1,6 @@
 //! Functions over the state of a key, with everything an output can be: many records, side outputs, a last word at the end.
 
-use perennial_state::{Found, KeySelector, KeyedTable, MINI_BATCH};
+use perennial_state::{KeySelector, KeyedTable};
 use perennial_types::Record;
 
 use super::collector::{Collector, SideOutputs};
@@ -17,7 +17,6 @@ pub struct KeyedFunction<T, Sel: KeySelector<T>, S, I, F, E, U> {
     process: F,
     end: E,
     state: KeyedTable<Sel::Key, S>,
-    found: Found,
     results: Vec<U>,
     sides: SideOutputs,
     next: Box<dyn Output<U>>,
@@ -38,8 +37,8 @@ where
         sides: SideOutputs,
         next: Box<dyn Output<U>>,
     ) -> Self {
-        let (name, state, found) = (name.to_owned(), KeyedTable::new(), Found::default());
-        Self { name, selector, init, process, end, state, found, results: Vec::new(), sides, next }
+        let (name, state) = (name.to_owned(), KeyedTable::new());
+        Self { name, selector, init, process, end, state, results: Vec::new(), sides, next }
     }
 }
 
@@ -54,27 +53,15 @@ where
     E: FnMut(&Sel::Key, &S, &mut Collector<'_, U>) -> Result<(), UserError> + Send,
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        let Self { name, selector, init, process, state, found, results, sides, next, .. } = self;
-        let mut records = batch.drain(..);
-        loop {
-            let mini = records.as_slice();
-            let mini = mini.get(..MINI_BATCH).unwrap_or(mini);
-            let count = mini.len();
-            if count == 0 {
-                break;
-            }
-            state.locate(mini, selector, &mut *init, found);
-            for (at, record) in (0..count).zip(records.by_ref()) {
-                if let Some((key, value)) = state.at(found, at) {
-                    process(key, record, value, &mut Collector::new(results, sides))
-                        .map_err(|error| TaskError::user(name, error))?;
-                }
-                if results.len() >= FLUSH_RECORDS {
-                    next.push(results)?;
-                }
+        let Self { name, selector, init, process, state, results, sides, next, .. } = self;
+        for record in batch.drain(..) {
+            let (key, value, _) = state.entry(&record, selector, &mut *init);
+            process(key, record, value, &mut Collector::new(results, sides))
+                .map_err(|error| TaskError::user(name, error))?;
+            if results.len() >= FLUSH_RECORDS {
+                next.push(results)?;
             }
         }
-        drop(records);
         if !results.is_empty() {
             next.push(results)?;
         }
