@@ -240,7 +240,7 @@ fn decoded(
 }
 
 /// openraft asserts that entries follow each other; a caller is not believed.
-fn check_entries(request: &AppendEntriesRequest<TypeConfig>) -> Result<(), RaftRpcError> {
+pub(crate) fn check_entries(request: &AppendEntriesRequest<TypeConfig>) -> Result<(), RaftRpcError> {
     let mut next = request.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
     for entry in &request.entries {
         if entry.log_id.index != next {
