@@ -1,10 +1,9 @@
-//! Keyed state in memory: tables from key to value, made for whole batches of records.
+//! Keyed state in memory: tables from key to value.
 //!
 //! Start with [`KeyedTable`].
 
-mod prefetch;
 mod selector;
 mod table;
 
 pub use selector::{ByOwned, ByRef, KeySelector};
-pub use table::{Found, KeyedTable, MINI_BATCH};
+pub use table::KeyedTable;
