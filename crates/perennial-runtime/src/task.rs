@@ -10,7 +10,7 @@ use crate::builder::{SharedWriter, write_error};
 use crate::{Head, SourceStatus, TaskError};
 
 /// Batches a task may take at one poll before its neighbours in the slot get their turn.
-const BATCHES_PER_POLL: usize = 8;
+const BATCHES_PER_POLL: usize = 16;
 
 /// Records a source is asked for at once: what fits the innermost caches all the way down a chain.
 const SOURCE_BATCH: usize = 1024;
