@@ -49,14 +49,21 @@ pub(crate) fn run(binary: &Path, options: &Options) -> Result<Report> {
         let last_half = rss.get(rss.len() / 2..).unwrap_or_default();
         let tenth = (last_half.len() / 5).max(1);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
-        let (early, late) =
-            (mean(last_half.get(..tenth).unwrap_or_default()), mean(last_half.get(last_half.len() - tenth..).unwrap_or_default()));
+        let (early, late) = (
+            mean(last_half.get(..tenth).unwrap_or_default()),
+            mean(last_half.get(last_half.len() - tenth..).unwrap_or_default()),
+        );
         let growth = late / early - 1.0;
         let seen = format!("{:.1} MB to {:.1} MB, {:+.1} %", early / 1024.0, late / 1024.0, growth * 100.0);
         report.row(format!("memory of {name}, last half"), "within 5 %", seen, growth <= FLAT);
         let files = |at: usize| usages.get(at).map_or(0, |usage| usage.open_files);
         let (half, end) = (files(usages.len() / 2), files(usages.len() - 1));
-        report.row(format!("open files of {name}"), "no more at the end than at half", format!("{half} to {end}"), end <= half + 4);
+        report.row(
+            format!("open files of {name}"),
+            "no more at the end than at half",
+            format!("{half} to {end}"),
+            end <= half + 4,
+        );
     }
     let left = wait_for("executors to be gone", CYCLE_LIMIT, || {
         let left = cluster.executors();

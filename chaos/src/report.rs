@@ -10,7 +10,13 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds a row: what, the bar, what was measured, whether it holds.
-    pub(crate) fn row(&mut self, what: impl Into<String>, bar: impl Into<String>, seen: impl Into<String>, holds: bool) {
+    pub(crate) fn row(
+        &mut self,
+        what: impl Into<String>,
+        bar: impl Into<String>,
+        seen: impl Into<String>,
+        holds: bool,
+    ) {
         self.rows.push((what.into(), bar.into(), seen.into(), holds));
     }
 

@@ -26,11 +26,7 @@ pub(crate) struct Options {
 pub(crate) fn run(binary: &Path, options: &Options) -> Result<Report> {
     let mut cluster = ClusterBuilder::new(binary).taskmanagers(2, 1).start()?;
     let count = options.rate * options.seconds;
-    let job = cluster.submit(
-        "slow_sink",
-        2,
-        &["--count", &count.to_string(), "--rate", &options.rate.to_string()],
-    )?;
+    let job = cluster.submit("slow_sink", 2, &["--count", &count.to_string(), "--rate", &options.rate.to_string()])?;
     cluster.wait_state(&job, "RUNNING", Duration::from_secs(30))?;
     let start = Instant::now();
     let mut peak = 0;

@@ -130,7 +130,10 @@ impl Cluster {
 
     /// A JobManager's process; an error when it is not started.
     pub fn jobmanager(&mut self, index: usize) -> Result<&mut Process> {
-        self.jobmanagers.get_mut(index).and_then(Option::as_mut).with_context(|| format!("jobmanager {index} is not up"))
+        self.jobmanagers
+            .get_mut(index)
+            .and_then(Option::as_mut)
+            .with_context(|| format!("jobmanager {index} is not up"))
     }
 
     /// A TaskManager's process; an error when it is not started.

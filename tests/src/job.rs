@@ -22,7 +22,13 @@ impl Cluster {
     }
 
     /// `perennial run -d` of a job of any artifact.
-    pub fn submit_artifact(&self, artifact: &Path, job_name: &str, parallelism: u32, args: &[&str]) -> Result<Submission> {
+    pub fn submit_artifact(
+        &self,
+        artifact: &Path,
+        job_name: &str,
+        parallelism: u32,
+        args: &[&str],
+    ) -> Result<Submission> {
         let artifact = artifact.display().to_string();
         let parallelism = parallelism.to_string();
         let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name, &artifact, "--"];

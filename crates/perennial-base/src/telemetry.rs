@@ -48,9 +48,18 @@ pub enum InitError {
     Repeated,
 }
 
+/// What is not logged unless the filter names it: libraries that warn at every lost heartbeat, of which our own lines tell
+/// once and in our words.
+const QUIET: &str = "openraft=off,raft_log=warn,chunked_wal=warn";
+
 /// Sets up logging for this process, once. `level` is a level or a filter such as `info,perennial_meta=debug`.
+///
+/// The consensus library stays silent unless the filter says otherwise, such as `info,openraft=info`.
 pub fn init(level: &str, format: LogFormat) -> Result<(), InitError> {
-    let filter = EnvFilter::builder().parse(level).map_err(|_| InitError::Level { level: level.to_owned() })?;
+    let refused = |_| InitError::Level { level: level.to_owned() };
+    EnvFilter::builder().parse(level).map_err(refused)?;
+    // A later directive for the same target replaces an earlier one.
+    let filter = EnvFilter::builder().parse(format!("{QUIET},{level}")).map_err(refused)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let done = match format {
         LogFormat::Text => {

@@ -9,11 +9,11 @@ mod framing;
 mod tests;
 mod wire;
 
-#[cfg(feature = "grpc")]
-pub use framing::{receive_from_executor, send_to_executor};
 pub use framing::{
     MESSAGE_BYTES_MAX, ReadError, read_from_executor, read_to_executor, write_from_executor, write_to_executor,
 };
+#[cfg(feature = "grpc")]
+pub use framing::{receive_from_executor, send_to_executor};
 
 use perennial_types::{ExecutionAttemptId, Fence, JobId};
 

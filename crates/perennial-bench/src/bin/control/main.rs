@@ -111,7 +111,8 @@ fn startup(binary: &Path, runs: usize) -> Result<bool> {
         attached.push(seen_after(start, "the taskmanager to be registered", || registered(&cluster))?);
     }
     let bar = Duration::from_millis(200);
-    Ok(row("process start to REST answering", bar, rest) & row("process start to TaskManager registered", bar, attached))
+    Ok(row("process start to REST answering", bar, rest)
+        & row("process start to TaskManager registered", bar, attached))
 }
 
 fn idle(binary: &Path, seconds: u64) -> Result<bool> {
