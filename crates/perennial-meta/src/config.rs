@@ -91,7 +91,8 @@ impl MetaConfig {
         let resource_id = config.get(&options::JOBMANAGER_RESOURCE_ID);
         let entries = config.get(&options::JOBMANAGER_RAFT_PEERS);
         let (this, peers) = if entries.is_empty() {
-            let name = resource_id.unwrap_or_else(|| address.clone());
+            // Not its address: a container that comes back under another one finds its own directory again.
+            let name = resource_id.unwrap_or_else(|| "jm-1".to_owned());
             (JobManagerId(1), vec![Peer { id: JobManagerId(1), name, address }])
         } else {
             let peers = parse_peers(&entries)?;
@@ -203,6 +204,17 @@ mod tests {
         assert_eq!(meta.peers.len(), 1);
         assert_eq!(meta.this_peer().unwrap().address, "localhost:7001");
         assert_eq!(meta.data_dir, PathBuf::from("/tmp/perennial/jobmanager-7001"));
+    }
+
+    /// The names of the members are what a data directory belongs to.
+    #[test]
+    fn a_group_of_one_has_the_same_name_under_any_address() {
+        let name = |options: &[(&str, &str)], port| {
+            MetaConfig::from_configuration(&config(options), port).unwrap().this_peer().unwrap().name.clone()
+        };
+        assert_eq!(name(&[], 7001), "jm-1");
+        assert_eq!(name(&[("jobmanager.rpc.address", "other-host")], 7002), "jm-1");
+        assert_eq!(name(&[("jobmanager.resource-id", "main")], 7002), "main");
     }
 
     #[test]

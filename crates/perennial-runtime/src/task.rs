@@ -78,7 +78,9 @@ impl Task {
         if let Some(error) = self.room.failure() {
             return Err(error.clone().into());
         }
-        if !self.room.is_free() || !self.drain()? {
+        // A task that is done needs no room, only that nothing waits: credit of a channel that has ended never comes back.
+        let free = self.draining || self.room.is_free();
+        if !free || !self.drain()? {
             return Ok(self.blocked(now));
         }
         if let Some(since) = self.blocked_since.take() {
