@@ -50,11 +50,7 @@ impl Follow {
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         loop {
             let now = metrics.borrow_watched().clone();
-            if let Err(fatal) = &now.running_state {
-                if !self.stop.is_cancelled() {
-                    self.fatal.send_replace(Some(format!("the metadata store has failed: {fatal}")));
-                }
-                self.view.send_modify(|view| view.serving = None);
+            if now.running_state.is_err() {
                 break;
             }
             let progress = *self.progress.borrow_and_update();
@@ -89,6 +85,14 @@ impl Follow {
         }
         if let Some((_, task)) = opening {
             task.abort();
+        }
+        // The engine may also end without a last word here: its channels close when the state cannot be written.
+        if !self.stop.is_cancelled() {
+            let reason = match &metrics.borrow_watched().running_state {
+                Err(fatal) => fatal.to_string(),
+                Ok(()) => "the Raft engine ended by itself; the log says why".to_owned(),
+            };
+            self.fatal.send_replace(Some(format!("the metadata store has failed: {reason}")));
         }
         self.view.send_modify(|view| view.serving = None);
     }
