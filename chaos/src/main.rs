@@ -10,7 +10,7 @@ mod slow_sink;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Long and hostile runs against real Perennial clusters.
@@ -33,13 +33,7 @@ enum Run {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    let binary = match cli.binary {
-        Some(path) => path,
-        None => std::env::current_exe()?.with_file_name("perennial"),
-    };
-    let binary = binary.canonicalize().with_context(|| {
-        format!("{} does not exist; build it first: cargo build --release -p perennial-cli", binary.display())
-    })?;
+    let binary = perennial_tests::binary_under_test(cli.binary)?;
     let report = match cli.run {
         Run::Cycles(options) => cycles::run(&binary, &options)?,
         Run::SlowSink(options) => slow_sink::run(&binary, &options)?,

@@ -19,6 +19,17 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for one REST answer.
 const REST_LIMIT: Duration = Duration::from_secs(5);
 
+/// The `perennial` binary a program measures: the one named, else the one beside the program.
+pub fn binary_under_test(named: Option<PathBuf>) -> Result<PathBuf> {
+    let binary = match named {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("perennial"),
+    };
+    binary.canonicalize().with_context(|| {
+        format!("{} does not exist; build it first: cargo build --release -p perennial-cli", binary.display())
+    })
+}
+
 /// What a cluster is made of.
 pub struct ClusterBuilder {
     binary: PathBuf,

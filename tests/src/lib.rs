@@ -11,7 +11,7 @@ mod job;
 mod process;
 mod wait;
 
-pub use cluster::{Cluster, ClusterBuilder};
+pub use cluster::{Cluster, ClusterBuilder, binary_under_test};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};
 pub use wait::wait_for;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use perennial_tests::{Cluster, ClusterBuilder, wait_for};
 
@@ -46,13 +46,7 @@ enum What {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    let binary = match cli.binary {
-        Some(path) => path,
-        None => std::env::current_exe()?.with_file_name("perennial"),
-    };
-    let binary = binary.canonicalize().with_context(|| {
-        format!("{} does not exist; build it first: cargo build --release -p perennial-cli", binary.display())
-    })?;
+    let binary = perennial_tests::binary_under_test(cli.binary)?;
     println!("| What | Bar | Measured | Holds |\n| --- | --- | --- | --- |");
     let holds = match cli.what {
         What::Startup { runs } => startup(&binary, runs)?,
