@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use perennial_tests::{ClusterBuilder, Usage, wait_for};
+use perennial_tests::{ClusterBuilder, Report, Usage, wait_for};
 use serde_json::Value;
-
-use crate::report::Report;
 
 /// Longest time one job may take.
 const CYCLE_LIMIT: Duration = Duration::from_secs(30);

@@ -4,7 +4,6 @@
 //! 1 when something does not hold.
 
 mod cycles;
-mod report;
 mod slow_sink;
 
 use std::path::PathBuf;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use perennial_tests::{ClusterBuilder, usage_of};
+use perennial_tests::{ClusterBuilder, Report, usage_of};
 use serde_json::Value;
-
-use crate::report::Report;
 
 #[derive(Args)]
 pub(crate) struct Options {

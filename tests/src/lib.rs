@@ -9,9 +9,11 @@
 mod cluster;
 mod job;
 mod process;
+mod report;
 mod wait;
 
-pub use cluster::{Cluster, ClusterBuilder, binary_under_test};
+pub use cluster::{Cluster, ClusterBuilder, binary_under_test, free_ports};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};
+pub use report::Report;
 pub use wait::wait_for;

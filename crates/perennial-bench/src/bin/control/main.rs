@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use perennial_tests::{Cluster, ClusterBuilder, wait_for};
+use perennial_tests::{Cluster, ClusterBuilder, Report, wait_for};
 
 /// Control-plane measurements on real processes.
 #[derive(Parser)]
@@ -47,33 +47,28 @@ enum What {
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     let binary = perennial_tests::binary_under_test(cli.binary)?;
-    println!("| What | Bar | Measured | Holds |\n| --- | --- | --- | --- |");
-    let holds = match cli.what {
-        What::Startup { runs } => startup(&binary, runs)?,
-        What::Idle { seconds } => idle(&binary, seconds)?,
-        What::Submit { runs } => submit(&binary, runs)?,
-        What::All => startup(&binary, 20)? & idle(&binary, 20)? & submit(&binary, 50)?,
-    };
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut report = Report::default();
+    match cli.what {
+        What::Startup { runs } => startup(&binary, runs, &mut report)?,
+        What::Idle { seconds } => idle(&binary, seconds, &mut report)?,
+        What::Submit { runs } => submit(&binary, runs, &mut report)?,
+        What::All => {
+            startup(&binary, 20, &mut report)?;
+            idle(&binary, 20, &mut report)?;
+            submit(&binary, 50, &mut report)?;
+        }
+    }
+    Ok(report.finish())
 }
 
-/// Prints a row of durations and says whether its median is within the bar.
-fn row(what: &str, bar: Duration, mut samples: Vec<Duration>) -> bool {
+/// A row of durations whose median has a bar.
+fn row(what: &str, bar: Duration, mut samples: Vec<Duration>, report: &mut Report) {
     samples.sort();
     let at = |part: f64| samples.get(((samples.len() - 1) as f64 * part) as usize).copied().unwrap_or_default();
     let ms = |duration: Duration| format!("{:.1}", duration.as_secs_f64() * 1e3);
-    let holds = at(0.5) <= bar;
-    println!(
-        "| {what} | p50 ≤ {} ms | min {} / p50 {} / p90 {} / max {} ms, n = {} | {} |",
-        bar.as_millis(),
-        ms(at(0.0)),
-        ms(at(0.5)),
-        ms(at(0.9)),
-        ms(at(1.0)),
-        samples.len(),
-        if holds { "yes" } else { "NO" }
-    );
-    holds
+    let [min, p50, p90, max] = [0.0, 0.5, 0.9, 1.0].map(|part| ms(at(part)));
+    let seen = format!("min {min} / p50 {p50} / p90 {p90} / max {max} ms, n = {}", samples.len());
+    report.row(what, format!("p50 ≤ {} ms", bar.as_millis()), seen, at(0.5) <= bar);
 }
 
 /// How long after the start of a process something is first seen, polled every two milliseconds.
@@ -89,7 +84,7 @@ fn registered(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn startup(binary: &Path, runs: usize) -> Result<bool> {
+fn startup(binary: &Path, runs: usize, report: &mut Report) -> Result<()> {
     let (mut rest, mut attached) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut cluster = ClusterBuilder::new(binary).taskmanagers(1, 1).prepare()?;
@@ -105,31 +100,27 @@ fn startup(binary: &Path, runs: usize) -> Result<bool> {
         attached.push(seen_after(start, "the taskmanager to be registered", || registered(&cluster))?);
     }
     let bar = Duration::from_millis(200);
-    Ok(row("process start to REST answering", bar, rest)
-        & row("process start to TaskManager registered", bar, attached))
+    row("process start to REST answering", bar, rest, report);
+    row("process start to TaskManager registered", bar, attached, report);
+    Ok(())
 }
 
-fn idle(binary: &Path, seconds: u64) -> Result<bool> {
+fn idle(binary: &Path, seconds: u64, report: &mut Report) -> Result<()> {
     let cluster = ClusterBuilder::new(binary).jobmanagers(3).taskmanagers(2, 2).start()?;
     let before: Vec<f64> = cluster.processes().map(|p| Ok(p.usage()?.cpu_seconds)).collect::<Result<_>>()?;
     std::thread::sleep(Duration::from_secs(seconds));
-    let mut holds = true;
     for (process, before) in cluster.processes().zip(before) {
         let usage = process.usage()?;
         let mb = usage.rss_kib as f64 / 1024.0;
         let busy = (usage.cpu_seconds - before) / seconds as f64 * 100.0;
-        println!(
-            "| idle {} after {seconds} s | ≤ 30 MB RSS | {mb:.1} MB, {busy:.2} % of a core, {} threads | {} |",
-            process.name(),
-            usage.threads,
-            if mb <= 30.0 { "yes" } else { "NO" }
-        );
-        holds &= mb <= 30.0;
+        let what = format!("idle {} after {seconds} s", process.name());
+        let seen = format!("{mb:.1} MB, {busy:.2} % of a core, {} threads", usage.threads);
+        report.row(what, "≤ 30 MB RSS", seen, mb <= 30.0);
     }
-    Ok(holds)
+    Ok(())
 }
 
-fn submit(binary: &Path, runs: usize) -> Result<bool> {
+fn submit(binary: &Path, runs: usize, report: &mut Report) -> Result<()> {
     let mut cluster = ClusterBuilder::new(binary).jobmanagers(3).taskmanagers(2, 2).start()?;
     let mut samples = Vec::new();
     // The first submission uploads the artifact and fills the caches; it is not counted.
@@ -147,5 +138,6 @@ fn submit(binary: &Path, runs: usize) -> Result<bool> {
         cluster.run_cli(&["cancel", &job.job])?;
         cluster.wait_state(&job, "CANCELED", Duration::from_secs(20))?;
     }
-    Ok(row("run -d of a trivial job, command start to RUNNING", Duration::from_millis(100), samples))
+    row("run -d of a trivial job, command start to RUNNING", Duration::from_millis(100), samples, report);
+    Ok(())
 }
