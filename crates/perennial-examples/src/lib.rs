@@ -3,6 +3,7 @@
 //! Start with [`wordcount`].
 
 pub mod failing;
+pub mod gap_probe;
 pub mod idle;
 pub mod keyed_count;
 pub mod passthrough;
@@ -22,4 +23,5 @@ pub fn registry() -> JobRegistry {
         .job("trivial", trivial::build)
         .job("idle", idle::build)
         .job("failing", failing::build)
+        .job("gap_probe", gap_probe::build)
 }
