@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::command::Command;
 use crate::identity::Identity;
 use crate::leadership::{Leader, LeadershipView};
+use crate::log::LogStore;
 use crate::machine::Progress;
 use crate::marker::{Floor, MarkerFile};
 use crate::raft::{Proposal, TypeConfig};
 use crate::service::Raft;
 
 /// Entries a follower may get ahead of what is remembered of it before that is written again, and time after which it
-/// is written however few they are: at most one small write a second while the log grows.
+/// is written however few they are, with how far this member has come: one small write a second while the log grows.
 const REMEMBER_ENTRIES: u64 = 1000;
 const REMEMBER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -29,6 +30,7 @@ const OPENING_PAUSE: Duration = Duration::from_millis(5);
 /// What the task works with.
 pub(crate) struct Follow {
     pub(crate) raft: Raft,
+    pub(crate) log: LogStore,
     pub(crate) identity: Arc<Identity>,
     pub(crate) marker: Arc<MarkerFile>,
     pub(crate) progress: watch::Receiver<Progress>,
@@ -48,6 +50,7 @@ impl Follow {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut remembered = std::time::Instant::now();
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
+        let mut failed = None;
         loop {
             let now = metrics.borrow_watched().clone();
             if now.running_state.is_err() {
@@ -73,11 +76,15 @@ impl Follow {
                 let task = open_leadership(self.raft.clone(), self.identity.this(), self.marker.cluster().is_none());
                 opening = Some((now.current_term, tokio::spawn(task)));
             }
-            if self.remember_followers(&now, remembered.elapsed() >= REMEMBER_PAUSE).await {
+            if self.remember(&now, remembered.elapsed() >= REMEMBER_PAUSE).await {
                 remembered = std::time::Instant::now();
             }
             tokio::select! {
                 () = self.stop.cancelled() => break,
+                reason = self.log.failed() => {
+                    failed = Some(reason);
+                    break;
+                }
                 changed = metrics.changed() => if changed.is_err() { break },
                 changed = self.progress.changed() => if changed.is_err() { break },
                 _ = tick.tick() => {}
@@ -88,9 +95,10 @@ impl Follow {
         }
         // The engine may also end without a last word here: its channels close when the state cannot be written.
         if !self.stop.is_cancelled() {
-            let reason = match &metrics.borrow_watched().running_state {
-                Err(fatal) => fatal.to_string(),
-                Ok(()) => "the Raft engine ended by itself; the log says why".to_owned(),
+            let reason = match (failed, &metrics.borrow_watched().running_state) {
+                (Some(reason), _) => reason,
+                (None, Err(fatal)) => fatal.to_string(),
+                (None, Ok(())) => "the Raft engine ended by itself; the log says why".to_owned(),
             };
             self.fatal.send_replace(Some(format!("the metadata store has failed: {reason}")));
         }
@@ -112,14 +120,14 @@ impl Follow {
         LeadershipView { epoch, leader, serving: leads.then_some(epoch) }
     }
 
-    /// Remembers how far each follower has come, so that it is found out when it comes back with less. Returns whether
-    /// anything was written.
-    async fn remember_followers(&self, now: &RaftMetrics<TypeConfig>, due: bool) -> bool {
-        let Some(replication) = &now.replication else { return false };
+    /// Remembers how far this member and each follower have come, so that it is found out when one of them comes back with
+    /// less. Returns whether anything was written.
+    async fn remember(&self, now: &RaftMetrics<TypeConfig>, due: bool) -> bool {
+        let own = self.log.floor();
         let committed = now.local_committed.map_or(0, |id| id.index);
         let known = self.marker.get().members;
         let mut raised = Vec::new();
-        for (id, matched) in replication {
+        for (id, matched) in now.replication.iter().flatten() {
             let (Some(matched), Some(member)) = (matched, known.get(id)) else { continue };
             let floor = Floor { term: now.current_term, index: matched.index.min(committed) };
             let entries_due = if due { 1 } else { REMEMBER_ENTRIES };
@@ -127,12 +135,13 @@ impl Follow {
                 raised.push((*id, floor.max(member.floor)));
             }
         }
-        if raised.is_empty() {
+        if raised.is_empty() && !(due && own > self.marker.index_floor()) {
             return false;
         }
         let marker = self.marker.clone();
         let written = tokio::task::spawn_blocking(move || {
             marker.update(|marker| {
+                marker.floor.index = marker.floor.index.max(own);
                 for (id, floor) in raised {
                     if let Some(member) = marker.members.get_mut(&id) {
                         member.floor = member.floor.max(floor);
@@ -141,7 +150,7 @@ impl Follow {
             })
         });
         if let Ok(Err(error)) = written.await {
-            self.fatal.send_replace(Some(format!("could not write the marker: {error}")));
+            self.fatal.send_replace(Some(format!("the metadata store has failed: {error}")));
         }
         true
     }

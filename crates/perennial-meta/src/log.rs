@@ -3,7 +3,8 @@
 //! One worker thread of that crate writes and calls `fdatasync`. At most one flush is in flight: what is appended
 //! meanwhile gathers in memory and goes with the next one, so that many writers share a sync. openraft is told of
 //! entries and votes only after the sync that covers them. The first error ends the log for good: a failed sync is
-//! never tried again, since the kernel may have dropped the pages it could not write.
+//! never tried again, since the kernel may have dropped the pages it could not write. [`LogStore::failed`] tells it even
+//! when nobody waits for the flush that has failed.
 //!
 //! ```text
 //! append ─> WAL buffer ─┐                        ┌─> openraft: these entries are durable
@@ -25,9 +26,10 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::{Callback, RaftLog};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::OpenError;
+use crate::files;
 use crate::marker::MarkerFile;
 use crate::raft::{Entry, LogId, TypeConfig, Vote, log_id};
 use stored::{StoredLogId, StoredPayload, StoredVote, Wal};
@@ -58,6 +60,8 @@ struct Inner {
     dir: PathBuf,
     marker: Arc<MarkerFile>,
     state: Mutex<State>,
+    /// Why the log takes nothing any more.
+    failed: watch::Sender<Option<String>>,
 }
 
 struct State {
@@ -67,6 +71,8 @@ struct State {
     waiting: Vec<Waiter>,
     /// Whether a flush is in flight; its completion starts the next one.
     flushing: bool,
+    /// The last entry the newest flush has made durable. It may have been truncated since.
+    flushed: Option<StoredLogId>,
     /// Why the log takes nothing any more.
     failed: Option<String>,
 }
@@ -82,14 +88,14 @@ enum Waiter {
 pub(crate) struct Flush {
     log: Weak<Inner>,
     waiters: Vec<Waiter>,
-    /// Entries up to this one are durable when the flush is done, and committed as far as it is known now.
-    floor: Option<StoredLogId>,
+    /// The last entry that is durable when the flush is done.
+    last: Option<StoredLogId>,
 }
 
 impl LogStore {
     /// Opens the log. A torn record at its end, never acknowledged, is dropped; any other damage is refused.
     pub(crate) fn open(dir: &Path, marker: Arc<MarkerFile>) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
+        files::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
         let mut config = raft_log::Config::new(dir.display());
         config.wal.chunk_max_size = Some(FILE_BYTES_MAX);
         config.wal.chunk_max_records = Some(FILE_RECORDS_MAX);
@@ -111,8 +117,10 @@ impl LogStore {
                 return Err(OpenError::Damaged { path: dir.to_owned(), what });
             }
         };
-        let state = State { wal: Some(wal), waiting: Vec::new(), flushing: false, failed: None };
-        let log = Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state: Mutex::new(state) }) };
+        let flushed = wal.log_state().last().copied();
+        let state = State { wal: Some(wal), waiting: Vec::new(), flushing: false, flushed, failed: None };
+        let (failed, state) = (watch::Sender::new(None), Mutex::new(state));
+        let log = Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state, failed }) };
         log.check_contiguous()?;
         Ok(log)
     }
@@ -160,10 +168,29 @@ impl LogStore {
         self.inner.lock().wal().is_ok_and(|wal| wal.log_state().purged().is_some())
     }
 
-    /// Writes what is left and closes the files. Blocks. Everything else fails afterwards.
-    pub(crate) fn close(&self) {
-        let wal = self.inner.lock().wal.take();
+    /// Index up to which entries are known to be committed and durable here; 0 when that cannot be said now.
+    pub(crate) fn floor(&self) -> u64 {
+        self.inner.lock().floor()
+    }
+
+    /// Resolves when the log takes nothing any more, with the reason.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failed = self.inner.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(Some(reason)) => reason,
+            // The sender lives as long as this handle.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Writes what is left, closes the files and notes how far the log has come. Blocks. Everything else fails afterwards.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let (floor, wal) = {
+            let mut state = self.inner.lock();
+            (state.floor(), state.wal.take())
+        };
         drop(wal);
+        self.inner.marker.raise_index(floor)
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -200,12 +227,24 @@ impl Inner {
     fn flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         let waiters = std::mem::take(&mut state.waiting);
         let wal = state.wal_mut()?;
-        let log_state = wal.log_state();
-        let floor = log_state.committed().min(log_state.last()).copied();
-        let flush = Flush { log: Arc::downgrade(self), waiters, floor };
-        wal.flush(true, Some(flush))?;
+        let flush = Flush { log: Arc::downgrade(self), waiters, last: wal.log_state().last().copied() };
+        wal.flush(true, Some(flush)).map_err(|error| self.named(&error))?;
         state.flushing = true;
         Ok(())
+    }
+
+    /// The log takes nothing any more.
+    fn fail(&self, state: &mut State, error: &io::Error) {
+        state.failed = Some(error.to_string());
+        for waiter in std::mem::take(&mut state.waiting) {
+            waiter.tell(Err(io::Error::new(error.kind(), error.to_string())));
+        }
+        self.failed.send_replace(state.failed.clone());
+    }
+
+    /// An error of the log's files that says which they are.
+    fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("cannot write the log in {}: {error}", self.dir.display()))
     }
 }
 
@@ -220,6 +259,13 @@ impl State {
         self.wal.as_mut().ok_or_else(closed)
     }
 
+    /// Index of the newest committed entry if that is durable, else 0. A log that ends at or after a committed id, in order
+    /// of term and index, has that entry.
+    fn floor(&self) -> u64 {
+        let committed = self.wal.as_ref().and_then(|wal| wal.log_state().committed());
+        committed.filter(|id| Some(*id) <= self.flushed.as_ref()).map_or(0, |id| id.index)
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.as_ref().map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())))
     }
@@ -231,19 +277,30 @@ fn closed() -> io::Error {
 
 impl Callback for Flush {
     fn send(mut self, result: io::Result<()>) {
-        let failed = result.as_ref().err().map(|error| (error.kind(), error.to_string()));
+        let log = self.log.upgrade();
+        let failed = match (result, &log) {
+            (Err(error), Some(log)) => Some(log.named(&error)),
+            (result, _) => result.err(),
+        };
+        let floor = log.as_ref().filter(|_| failed.is_none()).map_or(0, |log| {
+            let mut state = log.lock();
+            state.flushed = self.last;
+            state.floor()
+        });
         for waiter in self.waiters.drain(..) {
             waiter.tell(match &failed {
                 None => Ok(()),
-                Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+                Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
             });
         }
-        let (None, Some(log)) = (failed, self.log.upgrade()) else { return };
-        let marked = match self.floor {
-            Some(floor) if floor.index >= log.marker.index_floor() + MARKER_EVERY => {
-                log.marker.raise_index(floor.index)
-            }
-            _ => Ok(()),
+        let Some(log) = log else { return };
+        if let Some(error) = failed {
+            return log.fail(&mut log.lock(), &error);
+        }
+        // Without the lock: it is read with every entry, and this is a write with two syncs.
+        let marked = match floor >= log.marker.index_floor() + MARKER_EVERY {
+            true => log.marker.raise_index(floor),
+            false => Ok(()),
         };
         let mut state = log.lock();
         state.flushing = false;
@@ -252,9 +309,7 @@ impl Callback for Flush {
             false => log.flush(&mut state),
         });
         if let Err(error) = flushed {
-            state.failed = Some(error.to_string());
-            let waiting = std::mem::take(&mut state.waiting);
-            waiting.into_iter().for_each(|waiter| waiter.tell(Err(io::Error::new(error.kind(), error.to_string()))));
+            log.fail(&mut state, &error);
         }
     }
 }
@@ -337,7 +392,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (reply, durable) = oneshot::channel();
         {
             let mut state = self.inner.lock();
-            state.wal_mut()?.save_vote(StoredVote::from(vote))?;
+            let saved = state.wal_mut()?.save_vote(StoredVote::from(vote));
+            saved.map_err(|error| self.inner.named(&error))?;
             self.inner.submit(&mut state, Waiter::Vote(reply))?;
         }
         durable.await.map_err(|_| io::Error::other("the log's writer has stopped"))??;
@@ -371,7 +427,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut state = self.inner.lock();
         let wal = state.wal_mut()?;
         for entry in entries {
-            wal.append([(StoredLogId::from(&entry.log_id), StoredPayload::try_from(entry.payload)?)])?;
+            let appended = wal.append([(StoredLogId::from(&entry.log_id), StoredPayload::try_from(entry.payload)?)]);
+            appended.map_err(|error| self.inner.named(&error))?;
         }
         self.inner.submit(&mut state, Waiter::Entries(callback))
     }
@@ -383,13 +440,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if wal.log_state().last().is_none_or(|last| last.index < first_removed) {
             return Ok(());
         }
-        wal.truncate(first_removed)?;
+        wal.truncate(first_removed).map_err(|error| self.inner.named(&error))?;
         self.inner.submit(&mut state, Waiter::Nobody)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         let mut state = self.inner.lock();
-        state.wal_mut()?.purge(StoredLogId::from(&upto))?;
+        state.wal_mut()?.purge(StoredLogId::from(&upto)).map_err(|error| self.inner.named(&error))?;
         self.inner.submit(&mut state, Waiter::Nobody)
     }
 }

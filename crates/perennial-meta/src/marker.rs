@@ -117,7 +117,7 @@ impl MarkerFile {
     /// Makes the marker of a new directory.
     pub(crate) fn create(path: &Path, marker: Marker) -> Result<Self, OpenError> {
         let file = Self { path: path.to_owned(), marker: Mutex::new(marker) };
-        file.write(&file.lock()).map_err(|source| OpenError::io("write", path, source))?;
+        file.write(&file.lock()).map_err(|source| OpenError::io("create", path, source))?;
         Ok(file)
     }
 
@@ -159,7 +159,9 @@ impl MarkerFile {
     }
 
     fn write(&self, marker: &Marker) -> io::Result<()> {
-        files::replace(&self.path, |out| out.write_all(&marker.encode()))
+        let written = files::replace(&self.path, |out| out.write_all(&marker.encode()));
+        let path = self.path.display();
+        written.map_err(|error| io::Error::new(error.kind(), format!("cannot write {path}: {error}")))
     }
 
     fn lock(&self) -> MutexGuard<'_, Marker> {

@@ -7,6 +7,9 @@
 //! <data-dir>/meta/snapshot/    the newest RaftSnapshot (crate::snapshot)
 //! <data-dir>/meta/state/       sled, rebuilt from the two above when in doubt (crate::state)
 //! ```
+//!
+//! What is found there is made durable before it is read: a member that was killed between writing and syncing would
+//! otherwise acknowledge, after its restart, what a power cut still takes away.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -42,8 +45,9 @@ impl Storage {
     /// Opens or makes the directory. Blocks.
     pub(crate) fn open(config: &MetaConfig) -> Result<Self, OpenError> {
         let dir = config.data_dir.join("meta");
-        std::fs::create_dir_all(&dir).map_err(|source| OpenError::io("create", &dir, source))?;
+        files::create_dir_all(&dir).map_err(|source| OpenError::io("create", &dir, source))?;
         let lock = lock(&dir)?;
+        settle(&config.data_dir, &dir)?;
         let marker = Arc::new(open_marker(&dir, config)?);
         let directory = if marker.get().admitted { Directory::Returning } else { Directory::New };
         let log = LogStore::open(&dir.join("log"), marker.clone())?;
@@ -57,7 +61,7 @@ impl Storage {
             );
             return Err(OpenError::Behind { path: dir, what });
         }
-        let state = open_state(&dir.join("state"), &marker, now)?;
+        let state = open_state(&dir.join("state"), &marker, now, config.peers.len() <= 1)?;
         Ok(Self { marker, log, snapshots, state, directory, lock })
     }
 }
@@ -66,6 +70,24 @@ impl Storage {
 pub(crate) fn position(log: &LogStore, snapshots: &SnapshotDir) -> io::Result<Floor> {
     let logged = log.last()?.map_or(0, |id| id.index);
     Ok(Floor { term: log.term()?, index: logged.max(snapshots.last_index()?) })
+}
+
+/// Makes durable what is there: everything but the state, which need not be.
+fn settle(data_dir: &Path, dir: &Path) -> Result<(), OpenError> {
+    let sync = |path: &Path| match path.is_dir() {
+        true => files::settle(path),
+        false => File::open(path)?.sync_all(),
+    };
+    for path in [dir.join("log"), dir.join("snapshot"), dir.join("marker")] {
+        match sync(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("sync", &path, error)),
+            _ => {}
+        }
+    }
+    for path in [dir, data_dir] {
+        File::open(path).and_then(|file| file.sync_all()).map_err(|source| OpenError::io("sync", path, source))?;
+    }
+    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -137,12 +159,19 @@ fn open_snapshots(dir: &Path, log: &LogStore) -> Result<SnapshotDir, OpenError> 
 }
 
 /// A state of another cluster, or ahead of log and snapshot, is not theirs.
-fn open_state(dir: &Path, marker: &MarkerFile, now: Floor) -> Result<StateDb, OpenError> {
+///
+/// In a group that may be so after a power cut: what the others have made durable is committed and applied, though it was
+/// not yet durable here. A member that is alone commits nothing before its own disk has it, so there its log has lost entries.
+fn open_state(dir: &Path, marker: &MarkerFile, now: Floor, alone: bool) -> Result<StateDb, OpenError> {
     let state = StateDb::open(dir)?;
     let damaged = |error: kv::StateError| OpenError::Damaged { path: dir.to_owned(), what: error.to_string() };
     let cluster = read::<kv::cluster::Cluster>(&state, &()).map_err(damaged)?;
     let applied = state.applied().map_err(damaged)?.map_or(0, |id| id.index);
     let foreign = cluster.is_some() && marker.cluster().is_some() && cluster != marker.cluster();
+    if alone && !foreign && applied > now.index {
+        let what = format!("the log ends at index {}, but entry {applied} was committed and applied", now.index);
+        return Err(OpenError::Behind { path: dir.with_file_name("log"), what });
+    }
     if foreign || applied > now.index {
         tracing::warn!(dir = %dir.display(), applied, "the state is not that of this log; it is rebuilt");
         return state.reset();
@@ -153,3 +182,6 @@ fn open_state(dir: &Path, marker: &MarkerFile, now: Floor) -> Result<StateDb, Op
     }
     Ok(state)
 }
+
+#[cfg(test)]
+mod tests;

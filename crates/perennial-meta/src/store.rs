@@ -229,7 +229,9 @@ impl MetaStore {
         }
         let (log, state) = (inner.log.clone(), inner.state.clone());
         let closed = tokio::task::spawn_blocking(move || {
-            log.close();
+            if let Err(error) = log.close() {
+                tracing::warn!(%error, "how far the log has come was not noted");
+            }
             state.flush()
         });
         if let Ok(Err(error)) = closed.await {
@@ -307,6 +309,7 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     let stop = CancellationToken::new();
     let follow = Follow {
         raft: raft.clone(),
+        log: log.clone(),
         identity: identity.clone(),
         marker: marker.clone(),
         progress,

@@ -66,7 +66,7 @@ async fn closed_log() -> (tempfile::TempDir, Vec<PathBuf>) {
     let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
     log.save_vote(&Vote::new(3, 1)).await.unwrap();
     append(&mut log, 0..1000).await;
-    log.close();
+    log.close().unwrap();
     let files = std::fs::read_dir(dir.path().join("log")).unwrap().map(|file| file.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).collect();
     files.sort();
@@ -88,7 +88,7 @@ async fn entries_votes_and_commits_are_there_again() {
     assert!(!limited.is_empty());
     log.save_committed(Some(log_id(1, 500))).await.unwrap();
     append(&mut log, 1000..1001).await;
-    log.close();
+    log.close().unwrap();
     let mut log = reopen(&dir).unwrap();
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 500)));
     assert_eq!(log.last().unwrap(), Some(log_id(1, 1000)));
@@ -139,6 +139,34 @@ async fn a_flipped_bit_is_refused_wherever_it_is() {
     reopen(&dir).unwrap();
 }
 
+/// A truncation or purge waits for nobody: its failed sync must end the log all the same, and must be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_ends_the_log_though_nobody_waits_for_it() {
+    let (dir, _) = closed_log().await;
+    let mut log = reopen(&dir).unwrap();
+    let flush = Flush { log: Arc::downgrade(&log.inner), waiters: vec![Waiter::Nobody], last: None };
+    flush.send(Err(io::Error::from_raw_os_error(5)));
+    let reason = tokio::time::timeout(Duration::from_secs(20), log.failed()).await.unwrap();
+    let path = dir.path().join("log");
+    assert_eq!(reason, format!("cannot write the log in {}: Input/output error (os error 5)", path.display()));
+    let (done, _durable) = <TypeConfig as TypeConfigExt>::oneshot();
+    let refused = log.append([entry(1000)], IOFlushed::signal(done)).await.unwrap_err();
+    assert_eq!(refused.to_string(), reason, "nothing is taken any more");
+    assert!(log.save_vote(&Vote::new(9, 1)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orderly_end_notes_how_far_the_log_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
+    append(&mut log, 0..20).await;
+    log.save_committed(Some(log_id(1, 15))).await.unwrap();
+    assert_eq!(log.floor(), 15, "committed and durable, though no flush has followed");
+    assert_eq!(marker(dir.path()).get().floor.index, 0);
+    log.close().unwrap();
+    assert_eq!(marker(dir.path()).get().floor.index, 15);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_opened_once() {
     let (dir, _) = closed_log().await;
@@ -164,7 +192,7 @@ async fn many_small_appends_share_syncs_and_stay_in_order() {
     log.purge(log_id(1, 1500)).await.unwrap();
     log.truncate_after(Some(log_id(1, 1800))).await.unwrap();
     append(&mut log, 1801..1802).await;
-    log.close();
+    log.close().unwrap();
     let log = reopen(&dir).unwrap();
     assert_eq!(log.range().unwrap(), (1501, 1802));
     assert!(log.is_purged());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use perennial_meta::OpenError;
 
-use crate::harness::{Group, digest, eventually};
+use crate::harness::{Group, copy_dir, digest, eventually};
 
 /// Asserts that a member's state has the artifacts of these numbers.
 fn check_artifacts(group: &Group, n: usize, numbers: std::ops::Range<u64>) {
@@ -116,6 +116,176 @@ async fn what_cannot_be_rebuilt_is_refused_with_the_name_of_the_file() {
     group.start(0).await;
     group.leader().await;
     check_artifacts(&group, 0, 0..400);
+}
+
+/// The files of the log, oldest first.
+fn log_files(group: &Group, n: usize) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(group.dir(n).join("meta/log")).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).collect();
+    files.sort();
+    files
+}
+
+/// Cuts off the last record and the first bytes of the one before it.
+fn tear(bytes: &mut Vec<u8>) {
+    bytes.truncate(bytes.len() - 300);
+}
+
+/// What happens to the directory of a member that is alone, and what comes of it: it is refused with the instruction what
+/// to do, or everything is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_refused_or_mended_without_loss() {
+    let mut group = Group::started(1).await;
+    group.write_many(0..200).await;
+    group.stop(0).await;
+    let intact = tempfile::tempdir().unwrap();
+    copy_dir(&group.dir(0), intact.path());
+
+    let last_file = |group: &Group| log_files(group, 0).pop().unwrap();
+    let edit = |path: PathBuf, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        change(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+    };
+    type Damage<'a> = &'a dyn Fn(&Group);
+    let state = |group: &Group| group.dir(0).join("meta/state");
+    let table: [(&str, Damage<'_>, Option<&str>); 9] = [
+        ("the log is cut below what was committed", &|group| edit(last_file(group), &tear), Some("its marker says")),
+        (
+            "the same without a state",
+            &|group| {
+                edit(last_file(group), &tear);
+                std::fs::remove_dir_all(state(group)).unwrap();
+            },
+            Some("has lost data"),
+        ),
+        (
+            "a bit of the log is flipped in the middle",
+            &|group| edit(last_file(group), &|bytes| *bytes.iter_mut().nth_back(20_000).unwrap() ^= 4),
+            Some("log is damaged"),
+        ),
+        (
+            "a bit of the log's last record is flipped",
+            &|group| edit(last_file(group), &|bytes| *bytes.last_mut().unwrap() ^= 4),
+            Some("log is damaged"),
+        ),
+        (
+            "the end of the log is zeros",
+            &|group| edit(last_file(group), &|bytes| bytes.iter_mut().rev().take(3000).for_each(|byte| *byte = 0)),
+            Some("log is damaged"),
+        ),
+        ("the log is empty", &|group| edit(last_file(group), &|bytes| bytes.clear()), Some("has lost data")),
+        (
+            "a record that was never acknowledged is torn",
+            &|group| edit(last_file(group), &|bytes| bytes.extend([0, 0, 0, 1, 0, 0])),
+            None,
+        ),
+        ("the state is gone", &|group| std::fs::remove_dir_all(state(group)).unwrap(), None),
+        (
+            "the state is garbled",
+            &|group| {
+                edit(state(group).join("db"), &|bytes| {
+                    bytes.iter_mut().skip(64).step_by(7).for_each(|byte| *byte ^= 0x2a)
+                })
+            },
+            None,
+        ),
+    ];
+    for (what, damage, refused) in table {
+        std::fs::remove_dir_all(group.dir(0)).unwrap();
+        copy_dir(intact.path(), &group.dir(0));
+        damage(&group);
+        match (group.try_start(0).await, refused) {
+            (Ok(()), None) => {
+                group.leader().await;
+                check_artifacts(&group, 0, 0..200);
+                group.write(200).await;
+                group.stop(0).await;
+            }
+            (Err(error), Some(text)) => {
+                let error = error.to_string();
+                assert!(error.contains(text), "{what}: {error}");
+                assert!(error.contains("as a new member with another name"), "{what}: {error}");
+                let again = eventually("the files are closed", async || match group.try_start(0).await {
+                    Err(OpenError::InUse { .. }) => None,
+                    again => Some(again.unwrap_err().to_string()),
+                })
+                .await;
+                assert!(
+                    again.contains("as a new member with another name"),
+                    "{what}: not at the second start: {again}"
+                );
+            }
+            (Ok(()), Some(_)) => panic!("{what}: accepted"),
+            (Err(error), None) => panic!("{what}: {error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_not_missed_while_the_log_reaches_back() {
+    let mut group = Group::new(1).await;
+    group.snapshot_entries = 100;
+    group.start(0).await;
+    group.leader().await;
+    for start in (0..250).step_by(50) {
+        group.write_many(start..start + 50).await;
+    }
+    eventually("a snapshot is there", async || (!snapshots(&group, 0).is_empty()).then_some(())).await;
+    group.stop(0).await;
+    let snapshot = snapshots(&group, 0).remove(0);
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&snapshot, &bytes).unwrap();
+    std::fs::remove_dir_all(group.dir(0).join("meta/state")).unwrap();
+    group.start(0).await;
+    group.leader().await;
+    check_artifacts(&group, 0, 0..250);
+}
+
+/// One member of three finds its log damaged: it does not take part, and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_goes_on_without_a_member_whose_log_is_damaged() {
+    let mut group = Group::started(3).await;
+    group.write_many(0..100).await;
+    let victim = group.follower().await;
+    group.await_artifact(victim, 99).await;
+    group.stop(victim).await;
+    let path = log_files(&group, victim).pop().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&path, &bytes).unwrap();
+    let refused = group.try_start(victim).await.unwrap_err();
+    assert!(matches!(&refused, OpenError::Damaged { .. }), "{refused}");
+    group.write(100).await;
+}
+
+/// What a member has made durable is noted within about a second, not only after many entries or at an orderly end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_entries_are_noted_without_an_orderly_end() {
+    let group = Group::started(1).await;
+    group.write_many(0..5).await;
+    let (applied, marker) = (group.store(0).state().applied(), group.dir(0).join("meta/marker"));
+    let copy = tempfile::tempdir().unwrap();
+    let refused = eventually("the marker has noted the entries", async || {
+        // A copy of the directory as a crash would leave it now, with the log cut to its first record.
+        std::fs::remove_dir_all(copy.path()).unwrap();
+        copy_dir(&group.dir(0), copy.path());
+        assert!(marker.exists());
+        let log = copy.path().join("meta/log");
+        for file in std::fs::read_dir(&log).unwrap() {
+            let file = std::fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap();
+            file.set_len(file.metadata().unwrap().len().saturating_sub(600)).unwrap();
+        }
+        std::fs::remove_dir_all(copy.path().join("meta/state")).unwrap();
+        let config = perennial_meta::MetaConfig { data_dir: copy.path().to_owned(), ..group.config(0) };
+        perennial_meta::MetaStore::open(config).await.err()
+    })
+    .await;
+    let expected = format!("and index {applied}");
+    assert!(refused.to_string().contains(&expected), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
