@@ -213,10 +213,15 @@ impl ResourceManager {
         }
     }
 
+    /// TaskManagers that have not said that they follow a newer leader. What becomes of the others is its business.
+    fn followers(&self) -> impl Iterator<Item = (&TaskManagerId, &Known)> {
+        self.known.iter().filter(|(_, known)| !known.session.is_superseded())
+    }
+
     /// When the next TaskManager may have to be given up.
     fn next_check(&self) -> Instant {
         let now = Instant::now();
-        let deadlines = self.known.values().map(|known| match known.detached {
+        let deadlines = self.followers().map(|(_, known)| known).map(|known| match known.detached {
             Some(since) => since + RECONNECT_GRACE,
             None => now + self.heartbeat_timeout.saturating_sub(known.session.silence()),
         });
@@ -226,7 +231,7 @@ impl ResourceManager {
     /// Gives up TaskManagers that were silent or disconnected for too long.
     fn lose_silent(&mut self) {
         let mut lost = Vec::new();
-        for (id, known) in &self.known {
+        for (id, known) in self.followers() {
             let silence = known.session.silence();
             if known.detached.is_some_and(|since| since.elapsed() >= RECONNECT_GRACE) {
                 let grace = perennial_types::format_duration(RECONNECT_GRACE);
@@ -262,6 +267,7 @@ impl ResourceManager {
             slots: known.session.slots,
             free_slots: self.ledger.free_on(id),
             heartbeat_age_ms: known.session.silence().as_millis() as u64,
+            stale_commands: known.session.stale_commands(),
         });
         known.collect()
     }

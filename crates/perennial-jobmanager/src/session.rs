@@ -1,7 +1,7 @@
 //! Sessions: registered TaskManagers of one leadership, and the commands they have not answered.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,10 @@ pub(crate) struct Session {
     started: Instant,
     /// Milliseconds since `started` at which it was last heard of.
     heard_ms: AtomicU64,
+    /// Commands of deposed leaders it has refused, as it says.
+    stale_commands: AtomicU64,
+    /// It has said that it follows a newer leader.
+    superseded: AtomicBool,
 }
 
 /// A command without an answer.
@@ -60,6 +64,8 @@ impl Session {
             next_command: AtomicU64::new(1),
             started: Instant::now(),
             heard_ms: AtomicU64::new(0),
+            stale_commands: AtomicU64::new(0),
+            superseded: AtomicBool::new(false),
         }
     }
 
@@ -81,6 +87,29 @@ impl Session {
     pub(crate) fn silence(&self) -> Duration {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         self.started.elapsed().saturating_sub(heard)
+    }
+
+    /// Notes how many commands of deposed leaders it has refused.
+    pub(crate) fn count_stale(&self, total: u64) {
+        if self.stale_commands.swap(total, Ordering::Relaxed) < total {
+            warn!(taskmanager = %self.taskmanager, total, "TaskManager has refused commands of a deposed leader");
+        }
+    }
+
+    /// Commands of deposed leaders it has refused.
+    pub(crate) fn stale_commands(&self) -> u64 {
+        self.stale_commands.load(Ordering::Relaxed)
+    }
+
+    /// It follows a newer leader: nothing is ordered here any more, and nothing is missed from it.
+    pub(crate) fn supersede(&self) {
+        self.superseded.store(true, Ordering::Relaxed);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether it follows a newer leader.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Relaxed)
     }
 
     /// Takes the answered command off the list.
@@ -135,7 +164,8 @@ impl Sessions {
 
     /// Sends a command ordered by the committed entry at `index`.
     ///
-    /// Without a session nothing is sent: when the TaskManager comes, what it runs is compared with what it should.
+    /// Without a session nothing is sent: when the TaskManager comes, what it runs is compared with what it should. Nor to
+    /// one that follows a newer leader.
     /// `kind` is what the job's JobMaster waits for; none when nobody does.
     pub(crate) fn command(
         &self,
@@ -145,7 +175,7 @@ impl Sessions {
         kind: Option<CommandKind>,
         action: Action,
     ) {
-        let Some(session) = self.get(taskmanager) else { return };
+        let Some(session) = self.get(taskmanager).filter(|session| !session.is_superseded()) else { return };
         let id = session.next_command.fetch_add(1, Ordering::Relaxed);
         let pending = Pending { job, kind, due: Instant::now() + self.command_deadline };
         session.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, pending);

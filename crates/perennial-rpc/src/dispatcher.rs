@@ -212,6 +212,8 @@ pub struct TaskManagerSummary {
     pub free_slots: u32,
     /// Milliseconds since its last heartbeat.
     pub heartbeat_age_ms: u64,
+    /// Commands of deposed leaders that it and its executors have refused since they started.
+    pub stale_commands: u64,
 }
 
 /// The JobManager group as one member sees it.

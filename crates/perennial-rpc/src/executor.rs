@@ -52,6 +52,8 @@ pub struct Hello {
     pub fence: Fence,
     /// Every execution it knows.
     pub executions: Vec<ExecutionReport>,
+    /// Commands of deposed leaders it has refused since it started.
+    pub stale_commands: u64,
 }
 
 /// From a TaskManager to an executor.

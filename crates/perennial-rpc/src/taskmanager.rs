@@ -25,8 +25,11 @@ use perennial_types::{
 pub enum FromTaskManager {
     /// First message to a leader of an epoch not registered at before.
     Register(Registration),
-    /// Sent every `heartbeat.interval`.
-    Heartbeat,
+    /// Sent every `heartbeat.interval`, and right after a registration was accepted.
+    Heartbeat {
+        /// Commands of deposed leaders that it and its executors have refused since they started.
+        stale_commands: u64,
+    },
     /// Answer to a command.
     Answer(CommandAnswer),
     /// An execution changed its state.

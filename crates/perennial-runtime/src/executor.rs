@@ -122,6 +122,7 @@ pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError
         slots: BTreeMap::new(),
         executions: Executions::new(spec.job),
         fence: Fence::default(),
+        stale_commands: 0,
         peer: None,
         last_contact: Instant::now(),
         orphan_timeout: config.get(&options::EXECUTOR_ORPHAN_TIMEOUT),
@@ -157,6 +158,8 @@ struct Executor<'a> {
     executions: Executions,
     /// Highest token of a command.
     fence: Fence,
+    /// Commands refused because of it.
+    stale_commands: u64,
     /// The TaskManager connected last.
     peer: Option<(u64, UnixStream)>,
     last_contact: Instant,
@@ -227,6 +230,7 @@ impl Executor<'_> {
             data_port: self.data_port,
             fence: self.fence,
             executions: self.executions.reports().collect(),
+            stale_commands: self.stale_commands,
         }));
     }
 
@@ -249,6 +253,7 @@ impl Executor<'_> {
                 ExecutorAction::Heartbeat => Ok(()),
             }
         } else {
+            self.stale_commands += 1;
             eprintln!("executor of job {}: a command of {fence} was refused, {} has spoken", self.spec.job, self.fence);
             Err(CommandError::Stale { seen: self.fence })
         };

@@ -86,6 +86,8 @@ pub(crate) enum ExecutorEvent {
     Execution(ExecutionReport),
     /// Counters of its executions.
     Progress(Vec<TaskProgress>),
+    /// It has refused so many more commands of deposed leaders.
+    Stale(u64),
     /// It never took commands.
     NotStarted {
         /// Why.

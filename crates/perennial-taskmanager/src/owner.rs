@@ -89,7 +89,7 @@ pub struct TaskManagerStatus {
     pub executors: usize,
     /// Slots no job holds.
     pub free_slots: usize,
-    /// Commands of deposed leaders it has refused.
+    /// Commands of deposed leaders that it and its executors have refused.
     pub stale_commands: u64,
 }
 
@@ -321,6 +321,8 @@ impl Owner {
         }
         self.register_by = None;
         self.retry = None;
+        // So that this leader knows what it counts without waiting for the next one.
+        self.send(stream, self.heartbeat());
         self.untold = self.ledger.lost_jobs();
         self.tell_lost();
     }
@@ -351,7 +353,7 @@ impl Owner {
         }
         let streams: Vec<StreamId> = self.peers.keys().copied().collect();
         for stream in streams {
-            self.send(stream, FromTaskManager::Heartbeat);
+            self.send(stream, self.heartbeat());
         }
         if let Some(leader) = self.registrar.expecting()
             && let Some(peer) = self.peers.get(&leader)
@@ -367,6 +369,10 @@ impl Owner {
         self.expire_tickets(now);
         self.tell_lost();
         Ok(())
+    }
+
+    fn heartbeat(&self) -> FromTaskManager {
+        FromTaskManager::Heartbeat { stale_commands: self.stale_commands }
     }
 
     /// Puts a message into a stream's queue.

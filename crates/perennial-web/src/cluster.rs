@@ -80,6 +80,7 @@ fn taskmanager_json(taskmanager: &TaskManagerSummary) -> Value {
         "slotsNumber": taskmanager.slots,
         "freeSlots": taskmanager.free_slots,
         "pid": taskmanager.pid,
+        "staleCommandsRejected": taskmanager.stale_commands,
     })
 }
 

@@ -125,6 +125,7 @@ impl DispatcherGateway for Fake {
                 slots: 4,
                 free_slots: 2,
                 heartbeat_age_ms: 10,
+                stale_commands: 3,
             }]
         })
     }
@@ -199,6 +200,7 @@ async fn listings_have_flinks_fields() {
         (&taskmanagers["taskmanagers"][0]["id"], &taskmanagers["taskmanagers"][0]["freeSlots"]),
         (&json!("tm-1"), &json!(2))
     );
+    assert_eq!(taskmanagers["taskmanagers"][0]["staleCommandsRejected"], 3);
 }
 
 #[tokio::test]

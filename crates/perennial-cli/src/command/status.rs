@@ -69,6 +69,7 @@ fn print_json(
             "slots": taskmanager.slots,
             "free-slots": taskmanager.free_slots,
             "heartbeat-age-ms": taskmanager.heartbeat_age_ms,
+            "stale-commands-rejected": taskmanager.stale_commands,
         })
     });
     output::json(&json!({
@@ -119,6 +120,11 @@ fn print_tables(
         let table = output::table(["TASKMANAGER", "HOST", "PID", "FREE/SLOTS", "HEARTBEAT"], rows);
         output::line(format_args!("\n{table}"))?;
     }
+    let refused = taskmanagers.iter().filter(|taskmanager| taskmanager.stale_commands > 0);
+    let refused: Vec<String> = refused.map(|one| format!("{} by {}", one.stale_commands, one.id)).collect();
+    if !refused.is_empty() {
+        output::line(format_args!("\ncommands of deposed leaders refused: {}", refused.join(", ")))?;
+    }
     let counts: Vec<String> = counts(jobs).iter().map(|(status, count)| format!("{count} {status}")).collect();
     if !counts.is_empty() {
         output::line(format_args!("\njobs: {}", counts.join(", ")))?;
@@ -165,6 +171,7 @@ mod tests {
             slots: 1,
             free_slots: 1,
             heartbeat_age_ms: 0,
+            stale_commands: 0,
         };
         assert_eq!(verdict(&cluster, &[taskmanager]), (true, "healthy: jm-2 leads in epoch 4".to_owned()));
     }

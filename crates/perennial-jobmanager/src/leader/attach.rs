@@ -66,7 +66,10 @@ impl Leader {
         session.heard();
         let taskmanager = session.taskmanager.clone();
         match message {
-            FromTaskManager::Heartbeat => session.send(ToTaskManager::Heartbeat),
+            FromTaskManager::Heartbeat { stale_commands } => {
+                session.count_stale(stale_commands);
+                session.send(ToTaskManager::Heartbeat);
+            }
             FromTaskManager::Answer(answer) => self.take_answer(session, answer).await,
             FromTaskManager::Execution(report) => {
                 let job = report.job;
@@ -96,7 +99,7 @@ impl Leader {
         let event = match (kind, answer.result) {
             (_, Err(CommandError::Stale { seen })) => {
                 warn!(%taskmanager, job_id = %job, epoch = %self.epoch, %seen, "TaskManager follows a newer leader");
-                return;
+                return session.supersede();
             }
             (None, result) => return debug!(%taskmanager, job_id = %job, ?result, "orphaned executor"),
             (Some(CommandKind::StartExecutor), Ok(CommandDone::ExecutorReady { data_address })) => {

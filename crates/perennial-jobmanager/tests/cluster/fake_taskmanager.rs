@@ -82,6 +82,11 @@ impl FakeTaskManager {
         self.state().commands.clone()
     }
 
+    /// Pretends to have heard a leader of a later epoch than any here.
+    pub(crate) fn follow_another(&self) {
+        self.state().seen.epoch.0 = u64::MAX;
+    }
+
     /// Names of the commands received so far.
     pub(crate) fn command_names(&self) -> Vec<&'static str> {
         let name = |command: &Command| match command.action {

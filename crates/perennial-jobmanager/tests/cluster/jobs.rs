@@ -225,6 +225,35 @@ async fn a_silent_taskmanager_is_lost_after_the_timeout() {
     stop(jobmanager).await;
 }
 
+/// A leader that is told so knows that it is deposed: no command follows, and the silence afterwards costs no job anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taskmanager_that_follows_a_newer_leader_is_left_alone() {
+    let dir = tempdir().unwrap();
+    let jobmanager = single(&dir, &[("heartbeat.timeout", "400 ms")]).await;
+    let taskmanager = FakeTaskManager::new("tm-a", 1);
+    let _attached = taskmanager.attach(jobmanager.rpc_address().to_string());
+    let dispatcher = jobmanager.dispatcher();
+    until("it is registered", async || taskmanager.registrations() == 1).await;
+    taskmanager.say(FromTaskManager::Heartbeat { stale_commands: 7 }).await;
+    taskmanager.follow_another();
+    let artifact = upload(&jobmanager.artifacts()).await;
+    let id = dispatcher.submit_job(job(artifact, 1)).await.unwrap();
+    until("it was told to start", async || taskmanager.command_names() == ["start"]).await;
+    until("it is silent for longer than the timeout", async || {
+        let [one] = dispatcher.taskmanagers().await.unwrap().try_into().unwrap();
+        assert_eq!(one.stale_commands, 7);
+        one.heartbeat_age_ms > 1000
+    })
+    .await;
+    dispatcher.cancel_job(id, RequestId::random()).await.unwrap();
+    until("the wish is seen", async || {
+        dispatcher.job(id).await.unwrap().unwrap().summary.status == JobStatus::Cancelling
+    })
+    .await;
+    assert_eq!(taskmanager.command_names(), ["start"], "nothing more is ordered");
+    stop(jobmanager).await;
+}
+
 /// A connection that breaks and comes back within the grace changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taskmanager_that_reconnects_is_not_lost_and_hears_no_command() {

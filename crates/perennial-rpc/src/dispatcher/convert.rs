@@ -286,15 +286,15 @@ impl TryFrom<pb::ExecutionSummary> for ExecutionSummary {
 
 impl From<TaskManagerSummary> for pb::TaskManagerSummary {
     fn from(taskmanager: TaskManagerSummary) -> Self {
-        let TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms } = taskmanager;
-        Self { id: id.0, host, pid, slots, free_slots, heartbeat_age_ms }
+        let TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms, stale_commands } = taskmanager;
+        Self { id: id.0, host, pid, slots, free_slots, heartbeat_age_ms, stale_commands }
     }
 }
 
 impl From<pb::TaskManagerSummary> for TaskManagerSummary {
     fn from(taskmanager: pb::TaskManagerSummary) -> Self {
-        let pb::TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms } = taskmanager;
-        Self { id: TaskManagerId(id), host, pid, slots, free_slots, heartbeat_age_ms }
+        let pb::TaskManagerSummary { id, host, pid, slots, free_slots, heartbeat_age_ms, stale_commands } = taskmanager;
+        Self { id: TaskManagerId(id), host, pid, slots, free_slots, heartbeat_age_ms, stale_commands }
     }
 }
 

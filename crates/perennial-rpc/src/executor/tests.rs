@@ -9,8 +9,17 @@ use super::*;
 use crate::taskmanager::arbitrary::{attempt, command_error, deploy, execution, fence, job, progress};
 
 fn from_executor() -> impl Strategy<Value = FromExecutor> {
-    let hello = (any::<u32>(), job(), any::<u32>(), any::<u16>(), fence(), vec(execution(), 0..4)).prop_map(
-        |(protocol, job, pid, data_port, fence, executions)| Hello { protocol, job, pid, data_port, fence, executions },
+    let who = (any::<u32>(), job(), any::<u32>(), any::<u16>(), fence());
+    let hello = (who, vec(execution(), 0..4), any::<u64>()).prop_map(
+        |((protocol, job, pid, data_port, fence), executions, stale_commands)| Hello {
+            protocol,
+            job,
+            pid,
+            data_port,
+            fence,
+            executions,
+            stale_commands,
+        },
     );
     let result = prop_oneof![Just(Ok(())), command_error().prop_map(Err)];
     prop_oneof![

@@ -45,6 +45,7 @@ impl From<Hello> for pb::ExecutorHello {
             data_port: hello.data_port.into(),
             fence: Some(hello.fence.into()),
             executions: all(hello.executions),
+            stale_commands: hello.stale_commands,
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<pb::ExecutorHello> for Hello {
                 .map_err(|_| WireError::invalid("hello.data_port", format_args!("{} is no port", hello.data_port)))?,
             fence: required(hello.fence, "hello.fence")?.into(),
             executions: each(hello.executions)?,
+            stale_commands: hello.stale_commands,
         })
     }
 }

@@ -90,7 +90,7 @@ fn answer() -> impl Strategy<Value = CommandAnswer> {
 pub(crate) fn from_taskmanager() -> impl Strategy<Value = FromTaskManager> {
     prop_oneof![
         registration().prop_map(FromTaskManager::Register),
-        Just(FromTaskManager::Heartbeat),
+        any::<u64>().prop_map(|stale_commands| FromTaskManager::Heartbeat { stale_commands }),
         answer().prop_map(FromTaskManager::Answer),
         execution().prop_map(FromTaskManager::Execution),
         vec(progress(), FEW).prop_map(FromTaskManager::Progress),

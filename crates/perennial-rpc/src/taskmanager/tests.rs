@@ -129,8 +129,8 @@ mod gateway {
         });
         tell.send(leadership.clone()).await.unwrap();
         assert_eq!(from.next().await, Some(Ok(leadership)));
-        to.send(FromTaskManager::Heartbeat).await.unwrap();
-        assert_eq!(heard.next().await, Some(Ok(FromTaskManager::Heartbeat)));
+        to.send(FromTaskManager::Heartbeat { stale_commands: 3 }).await.unwrap();
+        assert_eq!(heard.next().await, Some(Ok(FromTaskManager::Heartbeat { stale_commands: 3 })));
         drop(to);
         assert_eq!(heard.next().await, None);
         drop(tell);

@@ -38,7 +38,9 @@ impl From<FromTaskManager> for pb::TaskManagerMessage {
         use pb::task_manager_message::Message;
         let message = match message {
             FromTaskManager::Register(registration) => Message::Register(registration.into()),
-            FromTaskManager::Heartbeat => Message::Heartbeat(pb::TaskManagerHeartbeat {}),
+            FromTaskManager::Heartbeat { stale_commands } => {
+                Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands })
+            }
             FromTaskManager::Answer(answer) => Message::Answer(answer.into()),
             FromTaskManager::Execution(report) => Message::Execution(report.into()),
             FromTaskManager::Progress(tasks) => Message::Progress(pb::ProgressReport { tasks: all(tasks) }),
@@ -57,7 +59,7 @@ impl TryFrom<pb::TaskManagerMessage> for FromTaskManager {
         use pb::task_manager_message::Message;
         Ok(match required(message.message, "message")? {
             Message::Register(registration) => Self::Register(registration.try_into()?),
-            Message::Heartbeat(pb::TaskManagerHeartbeat {}) => Self::Heartbeat,
+            Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands }) => Self::Heartbeat { stale_commands },
             Message::Answer(answer) => Self::Answer(answer.try_into()?),
             Message::Execution(report) => Self::Execution(report.try_into()?),
             Message::Progress(progress) => Self::Progress(each(progress.tasks)?),
@@ -188,7 +190,7 @@ impl From<ToTaskManager> for pb::JobManagerMessage {
                 Message::Registered(pb::Registered { cluster: raw(cluster.as_bytes()) })
             }
             ToTaskManager::Refused { reason } => Message::Refused(pb::RegistrationRefused { reason }),
-            ToTaskManager::Heartbeat => Message::Heartbeat(pb::TaskManagerHeartbeat {}),
+            ToTaskManager::Heartbeat => Message::Heartbeat(pb::JobManagerHeartbeat {}),
             ToTaskManager::Command(command) => Message::Command(command.into()),
         };
         Self { message: Some(message) }
@@ -206,7 +208,7 @@ impl TryFrom<pb::JobManagerMessage> for ToTaskManager {
                 Self::Registered { cluster: id(&registered.cluster, "registered.cluster")? }
             }
             Message::Refused(refused) => Self::Refused { reason: refused.reason },
-            Message::Heartbeat(pb::TaskManagerHeartbeat {}) => Self::Heartbeat,
+            Message::Heartbeat(pb::JobManagerHeartbeat {}) => Self::Heartbeat,
             Message::Command(command) => Self::Command(command.try_into()?),
         })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use perennial_rpc::executor::{ExecutorAction, FromExecutor, Hello, ToExecutor};
-use perennial_rpc::taskmanager::ExecutionReport;
+use perennial_rpc::taskmanager::{CommandError, ExecutionReport};
 use perennial_types::{ExecutionAttemptId, Fence};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -34,6 +34,8 @@ pub(super) struct Running {
     hello: Option<Hello>,
     /// Highest token it may have seen.
     fence: Fence,
+    /// Commands of deposed leaders it is known to have refused.
+    stale_commands: u64,
     /// Orders it has not been sent, because the connection is broken.
     backlog: Vec<ToExecutor>,
     /// Until when executions that were cancelled have to end.
@@ -71,6 +73,7 @@ impl Running {
             _artifact: artifact,
             output,
             fence: hello.fence,
+            stale_commands: 0,
             link: Some(link),
             hello: Some(hello),
             backlog: Vec::new(),
@@ -100,8 +103,9 @@ impl Running {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(hello) = self.hello.take() {
-                let Hello { data_port, fence, executions, .. } = hello;
+                let Hello { data_port, fence, executions, stale_commands, .. } = hello;
                 self.fence = self.fence.max(fence);
+                self.refused(supervisor, stale_commands).await;
                 let executions = self.ours(executions);
                 supervisor.events.tell(ExecutorEvent::Ready { data_port, executions }).await;
             }
@@ -162,7 +166,20 @@ impl Running {
         }
     }
 
+    /// Tells how many commands the executor has refused in all, as far as that is news. An answer that was lost with its
+    /// connection is among those the next hello counts.
+    async fn refused<S: Sink>(&mut self, supervisor: &Supervisor<S>, total: u64) {
+        let more = total.saturating_sub(self.stale_commands);
+        if more > 0 {
+            self.stale_commands = total;
+            supervisor.events.tell(ExecutorEvent::Stale(more)).await;
+        }
+    }
+
     async fn said<S: Sink>(&mut self, supervisor: &Supervisor<S>, message: FromExecutor) {
+        if let FromExecutor::Answer { result: Err(CommandError::Stale { .. }), .. } = &message {
+            self.refused(supervisor, self.stale_commands + 1).await;
+        }
         let event = match message {
             FromExecutor::Answer { id: 0, .. } => return,
             FromExecutor::Answer { id, result } => ExecutorEvent::Answer { ticket: id, result },

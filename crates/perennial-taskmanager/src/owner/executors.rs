@@ -157,6 +157,10 @@ impl Owner {
             ExecutorEvent::Answer { ticket, result } => self.answered(ticket, result),
             ExecutorEvent::Execution(report) => self.execution(report),
             ExecutorEvent::Progress(tasks) => self.report(FromTaskManager::Progress(tasks)),
+            ExecutorEvent::Stale(more) => {
+                self.stale_commands += more;
+                warn!(%job, more, total = self.stale_commands, "commands of a deposed leader refused by an executor");
+            }
             ExecutorEvent::NotStarted { cause } => {
                 warn!(%job, cause, "executor not started");
                 self.ended(job, &cause);

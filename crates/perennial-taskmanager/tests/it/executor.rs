@@ -10,7 +10,7 @@ use perennial_rpc::executor::{
     ExecutorAction, ExecutorSpec, FromExecutor, Hello, read_to_executor, write_from_executor,
 };
 use perennial_rpc::taskmanager::{CommandError, ExecutionReport};
-use perennial_types::{ARTIFACT_PROTOCOL, ExecutionState, Fence, JobId};
+use perennial_types::{ARTIFACT_PROTOCOL, ExecutionState, Fence, JobId, LeaderEpoch};
 
 /// An artifact whose executor behaves as `mode` says.
 pub(crate) fn artifact(mode: &str) -> Vec<u8> {
@@ -47,7 +47,9 @@ fn role() {
 fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
     let listener = UnixListener::bind(&spec.socket).unwrap();
     println!("hello from {mode}");
-    let mut fence = Fence::default();
+    // One that heard a later leader than its TaskManager ever will.
+    let epoch = LeaderEpoch(if mode == "ahead" { 1000 } else { 0 });
+    let (mut fence, mut stale_commands) = (Fence { epoch, index: 0 }, 0);
     let mut executions: BTreeMap<_, ExecutionReport> = BTreeMap::new();
     loop {
         let (mut stream, _) = listener.accept().unwrap();
@@ -58,6 +60,7 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
             data_port: 4242,
             fence,
             executions: executions.values().cloned().collect(),
+            stale_commands,
         };
         let say = |stream: &mut UnixStream, message| _ = write_from_executor(stream, &message);
         say(&mut stream, FromExecutor::Hello(hello));
@@ -67,6 +70,7 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
                 |attempt, state, failure| ExecutionReport { job: spec.job, attempt, state, failure, progress: None };
             let mut reports = Vec::new();
             if !fence.admit(command.fence) {
+                stale_commands += 1;
                 result = Err(CommandError::Stale { seen: fence });
             } else {
                 match command.action {

@@ -171,7 +171,7 @@ impl TaskManagerGateway for JobManager {
             while let Some(Ok(message)) = from.next().await {
                 let Some(to) = to.upgrade() else { return };
                 match &message {
-                    FromTaskManager::Heartbeat => _ = to.try_send(ToTaskManager::Heartbeat),
+                    FromTaskManager::Heartbeat { .. } => _ = to.try_send(ToTaskManager::Heartbeat),
                     FromTaskManager::Register(_) => {
                         _ = to.try_send(ToTaskManager::Registered { cluster: jobmanager.cluster });
                     }

@@ -196,7 +196,38 @@ async fn commands_of_a_deposed_leader_are_refused_and_counted() {
     let error = start_executor(&old, 5, JOB, "good").await.unwrap_err();
     assert!(matches!(error, CommandError::Stale { seen } if seen.epoch == LeaderEpoch(6)), "{error}");
     taskmanager.status().wait_for(|status| status.stale_commands == 1 && status.executors == 0).await.unwrap();
+    told_of_stale(&new, 1).await;
     assert!(old.count(|message| matches!(message, FromTaskManager::Register(_))) == 1);
+    taskmanager.shutdown().await;
+}
+
+async fn told_of_stale(jobmanager: &JobManager, count: u64) {
+    let what = format!("a heartbeat that counts {count} stale commands");
+    jobmanager
+        .hears(&what, |message| match message {
+            FromTaskManager::Heartbeat { stale_commands } => (*stale_commands == count).then_some(()),
+            _ => None,
+        })
+        .await;
+}
+
+/// What executors refuse is counted too, and the next leader hears of it all.
+#[tokio::test]
+async fn commands_refused_by_an_executor_are_counted_and_told_to_every_leader() {
+    let (first, second) = (JobManager::start(1).await, JobManager::start(2).await);
+    let setup = Setup::new(&[&first, &second]);
+    let taskmanager = setup.start().await;
+    first.lead(5);
+    first.registration().await;
+    assert_eq!(start_executor(&first, 5, JOB, "ahead").await, ready());
+    for _ in 0..2 {
+        let error = first.command(5, JOB, deploy(&[0])).await.unwrap_err();
+        assert!(matches!(error, CommandError::Stale { seen } if seen.epoch == LeaderEpoch(1000)), "{error}");
+    }
+    taskmanager.status().wait_for(|status| status.stale_commands == 2 && status.free_slots == 4).await.unwrap();
+    second.lead(6);
+    second.registration().await;
+    told_of_stale(&second, 2).await;
     taskmanager.shutdown().await;
 }
 
