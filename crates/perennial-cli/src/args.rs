@@ -164,21 +164,34 @@ pub(crate) enum ConfigCommand {
 /// Options of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// End after the job has, with exit code 0 if its counts are right
+    #[command(subcommand)]
+    pub(crate) command: Option<DemoCommand>,
+    /// End by itself after the leader was killed once; exit code 0 if no task noticed and every result is right
     #[arg(long)]
     pub(crate) once: bool,
     /// JobManagers to start
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    #[arg(long, global = true, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) jobmanagers: u16,
     /// TaskManagers to start
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    #[arg(long, global = true, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) taskmanagers: u16,
-    /// Text whose words are counted; by default the documents found from here
+    /// Count the words of this text instead, and kill nobody
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// Directory for everything the processes write; kept afterwards
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
+}
+
+/// What else to demonstrate.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// Kill the leader again and again, and show what it costs
+    Failover {
+        /// How often
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        times: u32,
+    },
 }
 
 #[cfg(test)]
@@ -210,9 +223,16 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_refused() {
-        for line in
-            ["run", "run -p 0 ./job", "list -r -s", "cancel", "cancel 12", "list -o xml", "demo --jobmanagers 0"]
-        {
+        for line in [
+            "run",
+            "run -p 0 ./job",
+            "list -r -s",
+            "cancel",
+            "cancel 12",
+            "list -o xml",
+            "demo --jobmanagers 0",
+            "demo failover --times 0",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

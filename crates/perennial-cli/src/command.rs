@@ -14,7 +14,9 @@ mod version;
 
 pub(crate) use signals::StopSignals;
 
+use anyhow::Context;
 use perennial_types::Configuration;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use crate::args::{Command, ConfigCommand, Global};
 use crate::failure::{Exit, Failure};
@@ -23,6 +25,10 @@ use crate::{demo, settings};
 /// Threads that run the tasks of a JobManager or TaskManager. They wait for the network most of the time; what blocks
 /// runs on threads of its own.
 const SERVER_THREADS: usize = 2;
+
+/// Variable that names the process a JobManager or TaskManager ends with. The demonstration sets it, so that nothing stays
+/// behind when it is killed.
+pub(crate) const PARENT_VARIABLE: &str = "PERENNIAL_PARENT_PID";
 
 /// Carries out a command.
 pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
@@ -46,6 +52,7 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
 /// Runs a JobManager or TaskManager to its end.
 fn server(config: &Configuration, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     settings::log(config)?;
+    end_with_parent()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
         .thread_name("perennial")
@@ -56,6 +63,22 @@ fn server(config: &Configuration, run: impl Future<Output = Result<Exit, Failure
     // Whatever still blocks on a disk or a name server does not keep the process from ending.
     runtime.shutdown_background();
     ended
+}
+
+/// Has this process stopped as by SIGTERM when the one that started it ends, if that is wanted.
+fn end_with_parent() -> anyhow::Result<()> {
+    let Some(parent) = std::env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw)
+    else {
+        return Ok(());
+    };
+    set_parent_process_death_signal(Some(Signal::TERM)).context("cannot follow the parent process")?;
+    // It may have ended before it could be followed.
+    anyhow::ensure!(
+        getppid() == Some(parent),
+        "the process {} that started this one has ended",
+        parent.as_raw_nonzero()
+    );
+    Ok(())
 }
 
 /// Runs a command that asks a cluster.

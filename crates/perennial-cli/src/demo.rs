@@ -1,188 +1,110 @@
-//! `perennial demo`: a cluster of real processes on this machine that counts the words of real text.
+//! `perennial demo`: a cluster of real processes on this machine, and what its jobs notice of the leader's death.
 
 mod cluster;
 mod counts;
 mod input;
-pub(crate) mod job;
+mod kill;
+mod progress;
+pub(crate) mod steps;
+mod story;
+pub(crate) mod wordcount;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use perennial_client::{Client, DispatcherGateway, JobSummary, Prepared};
+use perennial_client::{Client, JobSummary, Prepared};
 use perennial_types::config::options;
-use perennial_types::{Configuration, JobId, JobStatus, PlanRequest, RequestId};
+use perennial_types::{Configuration, JobId, JobStatus, PlanRequest};
 
-use crate::args::Demo;
+use crate::args::{Demo, DemoCommand};
 use crate::command::StopSignals;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use cluster::Cluster;
-use input::Input;
 
-/// Lines of text per second: enough to see the counts move, little enough to leave the machine to its owner.
-const LINES_PER_SECOND: u64 = 5000;
-
-/// Seconds the job of `--once` has input for.
-const ONCE_SECONDS: u64 = 3;
-
-/// How often the counts are shown.
+/// How often the state of the job is shown.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How many of the most frequent words are shown.
-const WORDS_SHOWN: usize = 5;
-
-/// How long the job of `--once` may take beyond its input.
-const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the cluster, runs the job, and ends everything it started, whatever happens.
 pub(crate) async fn run(options: Demo, config: &Configuration) -> Result<Exit, Failure> {
     let mut signals = StopSignals::listen()?;
     let dir = Directory::new(options.keep.as_deref())?;
-    let mut cluster = Cluster::start(&dir.path, options.jobmanagers, options.taskmanagers)?;
+    let cluster = Cluster::start(&dir.path, options.jobmanagers, options.taskmanagers)?;
+    let client = Client::new(&cluster.endpoints(), config.get(&options::CLIENT_TIMEOUT))?;
+    let mut stage = Stage { dir: &dir.path, config, cluster, client, jobmanagers: options.jobmanagers };
     let ended = tokio::select! {
-        ended = show(&options, config, &dir.path, &mut cluster) => ended,
+        ended = play(&options, &mut stage) => ended,
         _ = signals.next() => Ok(Exit::Done),
     };
     if ended.is_err() {
-        eprintln!("{}", cluster.ends_of_logs());
+        eprintln!("{}", stage.cluster.ends_of_logs());
     }
-    eprintln!("stopping {} processes", cluster.process_count());
+    eprintln!("stopping {} processes", stage.cluster.process_count());
     // Blocks until all are gone; a second Ctrl-C meanwhile changes nothing, since they are ended in any case.
-    drop(cluster);
+    drop(stage);
     if options.keep.is_some() {
         output::line(format_args!("everything they wrote is in {}", dir.path.display()))?;
     }
     ended
 }
 
-async fn show(options: &Demo, config: &Configuration, dir: &Path, cluster: &mut Cluster) -> Result<Exit, Failure> {
-    let started = Instant::now();
-    let input = Input::prepare(options.input.as_deref(), dir)?;
-    let rounds = match options.once {
-        true => (ONCE_SECONDS * LINES_PER_SECOND).div_ceil(input.line_count.max(1)),
-        false => u64::MAX / input.line_count.max(1),
-    };
-    let counts_dir = dir.join("counts");
-    std::fs::create_dir_all(&counts_dir).with_context(|| format!("cannot create {}", counts_dir.display()))?;
-    let request = PlanRequest {
-        job: Some(job::NAME.to_owned()),
-        args: job::arguments(&input.path, &counts_dir, rounds * input.line_count, LINES_PER_SECOND),
-        config: BTreeMap::from([(options::PARALLELISM_DEFAULT.key.to_owned(), options.taskmanagers.to_string())]),
-    };
-    let program = std::env::current_exe().context("cannot find this program's file")?;
-    let client = Client::new(&cluster.endpoints(), config.get(&options::CLIENT_TIMEOUT))?;
-    // The artifact plans while the cluster elects its leader.
-    let prepare = Prepared::new(&program, request, config.get(&options::JOBMANAGER_PLAN_TIMEOUT));
-    let (prepared, ready) = tokio::join!(prepare, cluster.wait_ready(&client));
-    let status = ready?;
-    output::line(cluster.table(&status))?;
-    output::line(format_args!("\ncounting the words of {}", input.what))?;
-    let job = client.submit(&prepared?).await?;
-    output::line(format_args!("Job has been submitted with JobID {job}\n"))?;
-    output::line(format_args!("  REST    http://{}/v1/jobs/{job}", cluster.rest_of_leader(&status)))?;
-    output::line(format_args!("  look    perennial status --endpoints {}", cluster.endpoints().join(",")))?;
-    if !options.once {
-        output::line("  stop    Ctrl-C")?;
-    }
-    output::line("")?;
-    let summary = watch(&client, job, &counts_dir, started, options.once, cluster).await?;
-    verify(&summary, &input, rounds, &counts_dir)
-}
-
-/// Shows the counts once a second until the job ends.
-async fn watch(
-    client: &Client,
-    job: JobId,
-    counts_dir: &Path,
-    started: Instant,
-    once: bool,
-    cluster: &mut Cluster,
-) -> Result<JobSummary, Failure> {
-    let mut shown = Shown::default();
-    let deadline = Instant::now() + Duration::from_secs(ONCE_SECONDS) + END_LIMIT;
-    loop {
-        for lost in cluster.newly_ended() {
-            output::line(lost)?;
-        }
-        // Without a leader there is nothing to ask; the job goes on meanwhile and so does its output.
-        let details = tokio::time::timeout(SHOW_INTERVAL, client.job(job)).await;
-        let summary = details.ok().and_then(Result::ok).flatten().map(|details| details.summary);
-        let counts = counts::read(counts_dir)?;
-        if let Some(line) = shown.line(&counts, started) {
-            output::line(line)?;
-        }
-        if let Some(summary) = summary {
-            if !summary.waiting_for.is_empty() {
-                output::line(format_args!("the job waits: {}", summary.waiting_for))?;
-            }
-            if summary.status.is_globally_terminal() {
-                return Ok(summary);
-            }
-        }
-        if once && Instant::now() > deadline {
-            _ = client.cancel_job(job, RequestId::random()).await;
-            return Err(anyhow::anyhow!("job {job} did not end within {} s", END_LIMIT.as_secs()).into());
-        }
-        tokio::time::sleep(SHOW_INTERVAL).await;
+async fn play(options: &Demo, stage: &mut Stage<'_>) -> Result<Exit, Failure> {
+    match (&options.command, &options.input) {
+        (Some(DemoCommand::Failover { times }), _) => story::repeat(stage, *times).await,
+        (None, Some(file)) => words::show(stage, file, options.once).await,
+        (None, None) => story::tell(stage, options.once).await,
     }
 }
 
-/// What was last shown, for the rate.
-#[derive(Debug, Default)]
-struct Shown {
-    words: u64,
-    at: Option<Instant>,
+/// Where a demonstration plays.
+struct Stage<'a> {
+    dir: &'a Path,
+    config: &'a Configuration,
+    cluster: Cluster,
+    client: Client,
+    jobmanagers: u16,
 }
 
-impl Shown {
-    /// A line for these counts; none as long as there are none.
-    fn line(&mut self, counts: &BTreeMap<String, u64>, started: Instant) -> Option<String> {
-        let words: u64 = counts.values().sum();
-        if words == 0 {
-            return None;
+impl Stage<'_> {
+    /// Parallelism of the job: one subtask of each kind on every TaskManager.
+    fn parallelism(&self) -> u16 {
+        u16::try_from(self.cluster.taskmanager_count()).unwrap_or(u16::MAX)
+    }
+
+    /// Waits for the cluster, shows who is who, and submits a job of this program.
+    async fn begin(&mut self, job: &str, args: Vec<String>, what: &str, ends: bool) -> Result<JobId, Failure> {
+        let parallelism = (options::PARALLELISM_DEFAULT.key.to_owned(), self.parallelism().to_string());
+        let request = PlanRequest { job: Some(job.to_owned()), args, config: BTreeMap::from([parallelism]) };
+        let program = std::env::current_exe().context("cannot find this program's file")?;
+        // The artifact plans while the cluster elects its leader.
+        let prepare = Prepared::new(&program, request, self.config.get(&options::JOBMANAGER_PLAN_TIMEOUT));
+        let (prepared, ready) = tokio::join!(prepare, self.cluster.wait_ready(&self.client));
+        let status = ready?;
+        output::line(self.cluster.table(&status))?;
+        output::line(format_args!("\n{what}"))?;
+        let job = self.client.submit(&prepared?).await?;
+        output::line(format_args!("Job has been submitted with JobID {job}\n"))?;
+        output::line(format_args!("  REST    http://{}/v1/jobs/{job}", self.cluster.rest_of_leader(&status)))?;
+        output::line(format_args!("  look    perennial status --endpoints {}", self.cluster.endpoints().join(",")))?;
+        if !ends {
+            output::line("  stop    Ctrl-C")?;
         }
-        let now = Instant::now();
-        let rate = self.at.map(|at| (words.saturating_sub(self.words)) as f64 / (now - at).as_secs_f64());
-        (self.words, self.at) = (words, Some(now));
-        let rate = rate.map_or_else(String::new, |rate| format!(" ({}/s)", output::thousands(rate as u64)));
-        let mut top: Vec<(&String, &u64)> = counts.iter().collect();
-        top.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        let top: Vec<String> = top
-            .iter()
-            .take(WORDS_SHOWN)
-            .map(|(word, count)| format!("{word} {}", output::thousands(**count)))
-            .collect();
-        Some(format!(
-            "{:5.1} s  {} words{rate}, {} different: {}",
-            started.elapsed().as_secs_f64(),
-            output::thousands(words),
-            output::thousands(counts.len() as u64),
-            top.join(" · ")
-        ))
+        output::line("")?;
+        Ok(job)
     }
 }
 
-/// Compares what the job counted with a count of our own.
-fn verify(summary: &JobSummary, input: &Input, rounds: u64, counts_dir: &Path) -> Result<Exit, Failure> {
-    if summary.status != JobStatus::Finished {
-        let exit = if summary.status == JobStatus::Failed { Exit::JobFailed } else { Exit::Failed };
-        let text = format!("job {} ended {}: {}", summary.job, summary.status, summary.failure);
-        return Err(Failure::new(exit, anyhow::anyhow!(text)));
+/// Refuses a job that ended otherwise than by itself.
+fn finished(summary: &JobSummary) -> Result<(), Failure> {
+    if summary.status == JobStatus::Finished {
+        return Ok(());
     }
-    let (expect, counted) = (counts::count(&input.text, rounds), counts::read(counts_dir)?);
-    let differences = counts::differences(&expect, &counted);
-    if differences.is_empty() {
-        output::line(format_args!(
-            "verified: {} words, {} different, every count is right",
-            output::thousands(expect.values().sum()),
-            output::thousands(expect.len() as u64)
-        ))?;
-        return Ok(Exit::Done);
-    }
-    let shown: Vec<String> = differences.iter().take(20).map(|difference| format!("\n  {difference}")).collect();
-    Err(anyhow::anyhow!("{} counts are wrong:{}", differences.len(), shown.concat()).into())
+    let exit = if summary.status == JobStatus::Failed { Exit::JobFailed } else { Exit::Failed };
+    let text = format!("job {} ended {}: {}", summary.job, summary.status, summary.failure);
+    Err(Failure::new(exit, anyhow::anyhow!(text)))
 }
 
 /// Where everything goes. Removed at the end unless the user named it.

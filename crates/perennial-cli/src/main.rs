@@ -19,7 +19,10 @@ use perennial::JobRegistry;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if JobRegistry::is_cluster_role(&arguments) {
-        return perennial_examples::registry().job(demo::job::NAME, demo::job::build).run_with(&arguments);
+        return perennial_examples::registry()
+            .job(demo::wordcount::NAME, demo::wordcount::build)
+            .job(demo::steps::NAME, demo::steps::build)
+            .run_with(&arguments);
     }
     let cli = args::Cli::parse();
     match command::run(cli.global, cli.command) {

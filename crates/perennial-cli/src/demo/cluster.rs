@@ -12,6 +12,7 @@ use anyhow::Context;
 use perennial_client::{Client, ClusterStatus, DispatcherGateway};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::command::PARENT_VARIABLE;
 use crate::failure::{Exit, Failure};
 use crate::output;
 
@@ -30,6 +31,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Lines of each log that are shown after a failure.
 const LOG_LINES: usize = 5;
 
+/// Without a TaskManager for so long executors end by themselves, should the demonstration be killed.
+const ORPHAN_TIMEOUT: &str = "executor.orphan-timeout=10 s";
+
 /// Variables that would change what the processes do.
 const VARIABLES: [&str; 5] = [
     "FLINK_PROPERTIES",
@@ -47,6 +51,10 @@ pub(crate) struct Cluster {
 
 struct Process {
     name: String,
+    role: &'static str,
+    /// Its own directory.
+    home: PathBuf,
+    options: Vec<String>,
     child: Child,
     log: PathBuf,
     /// Ports of a JobManager: RPC and REST.
@@ -67,7 +75,7 @@ impl Cluster {
         let mut cluster = Self { jobmanagers: Vec::new(), taskmanagers: Vec::new() };
         for (number, (rpc, rest)) in (1..).zip(pairs) {
             let name = format!("jm-{number}");
-            let options = [
+            let options = vec![
                 peers.clone(),
                 format!("jobmanager.resource-id={name}"),
                 format!("jobmanager.rpc.port={rpc}"),
@@ -76,18 +84,19 @@ impl Cluster {
                 "jobmanager.bind-host=127.0.0.1".to_owned(),
                 "rest.bind-address=127.0.0.1".to_owned(),
             ];
-            cluster.jobmanagers.push(Process::start("jobmanager", &name, dir, &options, Some((rpc, rest)))?);
+            cluster.jobmanagers.push(Process::start("jobmanager", &name, dir, options, Some((rpc, rest)))?);
         }
         for number in 1..=taskmanagers {
             let name = format!("tm-{number}");
-            let options = [
+            let options = vec![
                 peers.clone(),
+                ORPHAN_TIMEOUT.to_owned(),
                 format!("taskmanager.resource-id={name}"),
                 format!("taskmanager.numberOfTaskSlots={SLOTS}"),
                 "taskmanager.host=127.0.0.1".to_owned(),
                 "taskmanager.bind-host=127.0.0.1".to_owned(),
             ];
-            cluster.taskmanagers.push(Process::start("taskmanager", &name, dir, &options, None)?);
+            cluster.taskmanagers.push(Process::start("taskmanager", &name, dir, options, None)?);
         }
         Ok(cluster)
     }
@@ -104,6 +113,58 @@ impl Cluster {
     /// REST addresses of the JobManagers.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.jobmanagers.iter().map(Process::rest).collect()
+    }
+
+    /// Number of TaskManagers.
+    pub(crate) fn taskmanager_count(&self) -> usize {
+        self.taskmanagers.len()
+    }
+
+    /// REST addresses of the JobManagers but one.
+    pub(crate) fn endpoints_without(&self, name: &str) -> Vec<String> {
+        self.jobmanagers.iter().filter(|process| process.name != name).map(Process::rest).collect()
+    }
+
+    /// REST address of a JobManager.
+    pub(crate) fn endpoint(&self, name: &str) -> Result<String, Failure> {
+        Ok(self.jobmanager(name)?.rest())
+    }
+
+    fn jobmanager(&self, name: &str) -> Result<&Process, Failure> {
+        let found = self.jobmanagers.iter().find(|process| process.name == name);
+        found.ok_or_else(|| anyhow::anyhow!("there is no JobManager {name}").into())
+    }
+
+    /// Kills a JobManager with SIGKILL and gives its pid. It is gone when this returns.
+    pub(crate) fn kill(&mut self, name: &str) -> Result<u32, Failure> {
+        let found = self.jobmanagers.iter_mut().find(|process| process.name == name);
+        let process = found.ok_or_else(|| anyhow::anyhow!("there is no JobManager {name}"))?;
+        // This end is no news.
+        process.told = true;
+        process.child.kill().and_then(|()| process.child.wait()).with_context(|| format!("cannot kill {name}"))?;
+        Ok(process.child.id())
+    }
+
+    /// Starts a JobManager again that was killed, with its data.
+    pub(crate) fn start_again(&mut self, name: &str) -> Result<(), Failure> {
+        let found = self.jobmanagers.iter_mut().find(|process| process.name == name);
+        let process = found.ok_or_else(|| anyhow::anyhow!("there is no JobManager {name}"))?;
+        let started = Process::spawn(process.role, &process.home, &process.options, &process.log);
+        process.child = started.with_context(|| format!("cannot start {name} again"))?;
+        process.told = false;
+        Ok(())
+    }
+
+    /// Pids of all executors.
+    pub(crate) fn executors(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self
+            .taskmanagers
+            .iter()
+            .flat_map(|process| children_of(process.child.id()))
+            .map(|pid| pid.as_raw_nonzero().get())
+            .collect();
+        pids.sort_unstable();
+        pids
     }
 
     /// REST address of the leader, else of the first JobManager.
@@ -202,34 +263,40 @@ impl Drop for Cluster {
 
 impl Process {
     fn start(
-        role: &str,
+        role: &'static str,
         name: &str,
         dir: &Path,
-        options: &[String],
+        options: Vec<String>,
         ports: Option<(u16, u16)>,
     ) -> Result<Self, Failure> {
-        let start = || -> std::io::Result<Self> {
-            let home = dir.join(name);
+        let home = dir.join(name);
+        let log = home.join("log");
+        let start = || {
             fs::create_dir_all(&home)?;
-            let log = home.join("log");
-            let output = File::create(&log)?;
-            let mut command = Command::new(std::env::current_exe()?);
-            command.arg(role).arg("-D").arg(format!("process.working-dir={}", home.display()));
-            for option in options {
-                command.arg("-D").arg(option);
-            }
-            for (variable, _) in std::env::vars_os() {
-                let ours = variable.to_str().is_some_and(|it| it.starts_with("PERENNIAL__") || VARIABLES.contains(&it));
-                if ours {
-                    command.env_remove(variable);
-                }
-            }
-            // A group of its own: Ctrl-C reaches the demonstration, which ends its processes in order.
-            command.current_dir(&home).process_group(0);
-            command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-            Ok(Self { name: name.to_owned(), child: command.spawn()?, log, ports, told: false })
+            Self::spawn(role, &home, &options, &log)
         };
-        Ok(start().with_context(|| format!("cannot start {role} {name}"))?)
+        let child = start().with_context(|| format!("cannot start {role} {name}"))?;
+        Ok(Self { name: name.to_owned(), role, home, options, child, log, ports, told: false })
+    }
+
+    fn spawn(role: &str, home: &Path, options: &[String], log: &Path) -> std::io::Result<Child> {
+        let output = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(role).arg("-D").arg(format!("process.working-dir={}", home.display()));
+        for option in options {
+            command.arg("-D").arg(option);
+        }
+        for (variable, _) in std::env::vars_os() {
+            let ours = variable.to_str().is_some_and(|it| it.starts_with("PERENNIAL__") || VARIABLES.contains(&it));
+            if ours {
+                command.env_remove(variable);
+            }
+        }
+        command.env(PARENT_VARIABLE, std::process::id().to_string());
+        // A group of its own: Ctrl-C reaches the demonstration, which ends its processes in order.
+        command.current_dir(home).process_group(0);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        command.spawn()
     }
 
     fn rest(&self) -> String {
@@ -257,7 +324,7 @@ impl Process {
 }
 
 /// Name of the leader in the peer list.
-fn leader_name(status: &ClusterStatus) -> Option<&str> {
+pub(crate) fn leader_name(status: &ClusterStatus) -> Option<&str> {
     let leader = status.members.iter().find(|member| Some(member.id) == status.leader);
     leader.map(|member| member.name.as_str())
 }

@@ -1,4 +1,4 @@
-//! The job of the demonstration: a streaming WordCount, as a user would write it.
+//! The job of `demo --input FILE`: a streaming WordCount, as a user would write it.
 //!
 //! Reads the lines of a text at a rate, over and over, and keeps the latest count of every word in a file per subtask
 //! that is replaced twice a second: live counts whose size does not grow.
