@@ -22,8 +22,9 @@ use crate::role::{RoleWatch, Route, lead_here, route};
 /// that something is wrong which the client should hear of.
 const ATTEMPTS: usize = 3;
 
-/// Pause after a leader was not reached: time for this member to hear of the next one.
-const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// After a leader was not reached, this member waits so long to hear that it leads no more: longer than timers take to
+/// elect another one. Mostly it has heard of it already.
+const CHANGE_WAIT: Duration = Duration::from_millis(600);
 
 /// Connections to other members kept for forwarding: more than a group has members.
 const CLIENTS_MAX: usize = 16;
@@ -126,19 +127,29 @@ impl DispatcherHandle {
     {
         let mut attempt = 1;
         loop {
-            let result = match route(&self.role).await? {
-                Route::Here(leader) => here(leader).await,
-                Route::There(address) => there(self.client(&address)?).await,
+            let route = route(&self.role).await?;
+            let result = match &route {
+                Route::Here(leader) => here(Arc::clone(leader)).await,
+                // A leader that is paused or cut off would never answer.
+                Route::There(address) => tokio::select! {
+                    result = there(self.client(address)?) => result,
+                    () = route.over(&self.role) => Err(leader_changed().into()),
+                },
             };
             match result {
                 Err(error) if error.may_pass() && attempt < ATTEMPTS => {
                     attempt += 1;
-                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                    // Whether or not it has changed, another attempt is due.
+                    _ = tokio::time::timeout(CHANGE_WAIT, route.over(&self.role)).await;
                 }
                 result => return result,
             }
         }
     }
+}
+
+fn leader_changed() -> Unavailable {
+    Unavailable::NoLeader { reason: "the leader has changed meanwhile".to_owned() }
 }
 
 impl DispatcherGateway for DispatcherHandle {

@@ -75,6 +75,26 @@ pub(crate) async fn route(role: &RoleWatch) -> Result<Route, Unavailable> {
     Err(Unavailable::NoLeader { reason })
 }
 
+impl Route {
+    /// Resolves when requests no longer go here.
+    pub(crate) async fn over(&self, role: &RoleWatch) {
+        match self {
+            Self::Here(leader) => leader.token().cancelled().await,
+            Self::There(address) => {
+                let mut role = role.clone();
+                let over = role.wait_for(|role| match role {
+                    Role::Leader(_) => true,
+                    Role::Standby(standby) => standby.leader_address() != Some(address),
+                });
+                // No role is played any more at a shutdown, and a request then ends as it may.
+                if over.await.is_err() {
+                    std::future::pending().await
+                }
+            }
+        }
+    }
+}
+
 /// This member as leader; waits a moment for an election to end. Never forwards, so two members that take each other
 /// for the leader cannot send a request in circles.
 pub(crate) async fn lead_here(role: &RoleWatch) -> Result<Arc<Leader>, Unavailable> {
