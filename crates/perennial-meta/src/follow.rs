@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::Command;
+use crate::contact::{Contact, Gone};
 use crate::identity::Identity;
-use crate::leadership::{Leader, LeadershipView};
+use crate::leadership::{Cause, Leader, LeadershipView, TakeOver};
 use crate::log::LogStore;
 use crate::machine::Progress;
 use crate::marker::{Floor, MarkerFile};
@@ -34,7 +35,12 @@ pub(crate) struct Follow {
     pub(crate) identity: Arc<Identity>,
     pub(crate) marker: Arc<MarkerFile>,
     pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) contact: Arc<Contact>,
+    /// The leader whose process is gone.
+    pub(crate) gone: watch::Receiver<Option<Gone>>,
     pub(crate) view: watch::Sender<LeadershipView>,
+    /// How this member's newest leadership began; told before the view says that it serves.
+    pub(crate) take_over: watch::Sender<Option<TakeOver>>,
     pub(crate) fatal: watch::Sender<Option<String>>,
     /// A leader whom no quorum has acknowledged for so long stops serving.
     pub(crate) lease: Duration,
@@ -43,12 +49,22 @@ pub(crate) struct Follow {
     pub(crate) stop: CancellationToken,
 }
 
+/// A leadership of this member, from its election on.
+#[derive(Clone, Copy)]
+struct Begun {
+    term: u64,
+    cause: Cause,
+    lost: std::time::Instant,
+    elected: std::time::Instant,
+}
+
 impl Follow {
     pub(crate) async fn run(mut self) {
         let mut metrics = self.raft.metrics();
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut remembered = std::time::Instant::now();
+        let mut begun: Option<Begun> = None;
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         let mut failed = None;
         loop {
@@ -57,7 +73,19 @@ impl Follow {
                 break;
             }
             let progress = *self.progress.borrow_and_update();
-            let view = self.view_of(&now, progress);
+            let gone = *self.gone.borrow_and_update();
+            if now.state == ServerState::Leader {
+                if begun.is_none_or(|begun| begun.term != now.current_term) {
+                    let (cause, lost) = self.contact.lost();
+                    begun = Some(Begun { term: now.current_term, cause, lost, elected: std::time::Instant::now() });
+                    self.contact.leads(now.current_term, self.identity.this().0);
+                }
+                self.contact.heard(self.identity.this().0);
+            }
+            let view = self.view_of(&now, progress, gone);
+            if let (Some(epoch), Some(begun)) = (view.serving, begun) {
+                self.tell_take_over(epoch, begun);
+            }
             let changed = self.view.send_if_modified(|current| {
                 let changed = *current != view;
                 current.clone_from(&view);
@@ -87,6 +115,7 @@ impl Follow {
                 }
                 changed = metrics.changed() => if changed.is_err() { break },
                 changed = self.progress.changed() => if changed.is_err() { break },
+                changed = self.gone.changed() => if changed.is_err() { break },
                 _ = tick.tick() => {}
             }
         }
@@ -105,10 +134,23 @@ impl Follow {
         self.view.send_modify(|view| view.serving = None);
     }
 
-    fn view_of(&self, now: &RaftMetrics<TypeConfig>, progress: Progress) -> LeadershipView {
+    /// Tells once how a leadership began.
+    fn tell_take_over(&self, epoch: LeaderEpoch, begun: Begun) {
+        let Begun { cause, lost, elected, .. } = begun;
+        self.take_over.send_if_modified(|told| {
+            let new = told.is_none_or(|told| told.epoch != epoch);
+            if new {
+                *told = Some(TakeOver { epoch, cause, lost, elected, serving: std::time::Instant::now() });
+            }
+            new
+        });
+    }
+
+    fn view_of(&self, now: &RaftMetrics<TypeConfig>, progress: Progress, gone: Option<Gone>) -> LeadershipView {
         let this = self.identity.this();
         let epoch = LeaderEpoch(now.current_term);
-        let leader = now.current_leader.and_then(|id| self.identity.peer(id));
+        let is_gone = |id: &u64| gone.is_some_and(|gone| gone.term == now.current_term && gone.leader == *id);
+        let leader = now.current_leader.filter(|id| !is_gone(id)).and_then(|id| self.identity.peer(id));
         let leader = leader.map(|peer| Leader { id: peer.id, address: peer.address.clone() });
         let alone = self.identity.others().next().is_none();
         let acknowledged = now.last_quorum_acked.is_some_and(|at| at.elapsed() < self.lease);

@@ -42,6 +42,11 @@ impl Identity {
         self.this
     }
 
+    /// This life of this process.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// A member of the static list.
     pub(crate) fn peer(&self, id: u64) -> Option<&Peer> {
         self.peers.get(&id)

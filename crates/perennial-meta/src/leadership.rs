@@ -1,6 +1,9 @@
 //! Who leads, as one member sees it.
 
+use std::time::Instant;
+
 use perennial_types::{JobManagerId, LeaderEpoch};
+use serde::{Deserialize, Serialize};
 
 /// A leader and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +19,37 @@ pub struct Leader {
 pub struct LeadershipView {
     /// The newest epoch this member has heard of.
     pub epoch: LeaderEpoch,
-    /// Who leads in it, once that is known.
+    /// Who leads in it, once that is known and as long as its process is not known to have ended.
     pub leader: Option<Leader>,
     /// The epoch in which this member leads and may command: it is the leader and its own `Lead` entry of this epoch
     /// is applied here. `None` on every other member.
     pub serving: Option<LeaderEpoch>,
+}
+
+/// Why there was an election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// No leader was known to the next one: the group, or all its members, have just started.
+    FirstStart,
+    /// The leader's process has ended.
+    ProcessGone,
+    /// The leader was not heard of: it is paused, cut off or overloaded, or its host is gone.
+    Silence,
+    /// The leader handed over.
+    HandedOver,
+}
+
+/// How a leadership began, as its leader saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeOver {
+    /// The leadership.
+    pub epoch: LeaderEpoch,
+    /// Why there was an election.
+    pub cause: Cause,
+    /// The last word of the leader before, or when its end was seen.
+    pub lost: Instant,
+    /// When this member was elected.
+    pub elected: Instant,
+    /// When the first entry of the leadership was committed and applied: from then on it serves.
+    pub serving: Instant,
 }

@@ -25,6 +25,8 @@ mod admission;
 mod apply;
 mod command;
 mod config;
+mod contact;
+mod detector;
 mod error;
 mod files;
 mod follow;
@@ -43,12 +45,13 @@ mod snapshot;
 mod state;
 mod storage;
 mod store;
+mod succession;
 mod wire;
 
 pub use command::{COMMAND_BYTES_MAX, Command, DecodeCommandError, Outcome};
 pub use config::{ConfigError, MetaConfig, Peer};
 pub use error::{OpenError, WriteError};
-pub use leadership::{Leader, LeadershipView};
+pub use leadership::{Cause, Leader, LeadershipView, TakeOver};
 pub use reader::{ReadError, StateReader};
 pub use record::{
     ArtifactRecord, DesiredState, ExecutionRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution,

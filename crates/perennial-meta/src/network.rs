@@ -16,8 +16,8 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
-use perennial_rpc::raft::{RaftCall, RaftClient, RaftClientConfig, RaftRpcError};
-use perennial_types::JobManagerId;
+use perennial_rpc::raft::{PayloadStream, RaftCall, RaftClient, RaftClientConfig, RaftRpcError};
+use perennial_types::{Incarnation, JobManagerId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,16 @@ impl Peers {
     ) -> Result<Bytes, RaftRpcError> {
         let answer = self.client(to)?.call(call, self.identity.toward(to), payload, deadline).await;
         self.note(to, answer)
+    }
+
+    /// Watches a member's process: which one it is, and a stream that ends with it.
+    pub(crate) async fn watch(
+        &self,
+        to: JobManagerId,
+        deadline: Duration,
+    ) -> Result<(Incarnation, PayloadStream), RaftRpcError> {
+        let watched = self.client(to)?.watch(self.identity.toward(to), deadline).await;
+        self.note(to, watched)
     }
 
     fn client(&self, to: JobManagerId) -> Result<&RaftClient, RaftRpcError> {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use perennial_rpc::raft::{BoxFuture, PayloadStream, RaftCall, RaftGateway, RaftIdentity, RaftRpcError};
@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Greeting, Welcome, judge};
+use crate::contact::Contact;
+use crate::detector::{DetectorHandle, GoneReport};
 use crate::identity::Identity;
 use crate::log::LogStore;
 use crate::machine::Machine;
@@ -42,6 +44,8 @@ pub(crate) struct Service {
     pub(crate) log: LogStore,
     pub(crate) snapshots: SnapshotDir,
     pub(crate) gate: watch::Receiver<Gate>,
+    pub(crate) contact: Arc<Contact>,
+    pub(crate) detector: DetectorHandle,
     pub(crate) stop: CancellationToken,
     /// Held while a snapshot is received: one at a time.
     pub(crate) receiving: Arc<tokio::sync::Mutex<()>>,
@@ -65,7 +69,9 @@ impl RaftGateway for Handle {
         let service = self.0.clone();
         Box::pin(async move {
             service.admit(&from)?;
-            let requests = decoded(from, requests).take_until(service.stop.clone().cancelled_owned());
+            let contact = service.contact.clone();
+            let requests = decoded(from, requests).inspect(move |_| contact.heard(from.from.0));
+            let requests = requests.take_until(service.stop.clone().cancelled_owned());
             let answers = service.raft.stream_append(requests);
             let answers = answers.map(|answer| answer.map(|answer| encoded(&answer)).map_err(stopped));
             // A pipeline without requests would outlive openraft, and hold up the end of the RPC server.
@@ -76,6 +82,17 @@ impl RaftGateway for Handle {
     fn install_snapshot(&self, from: RaftIdentity, payloads: PayloadStream) -> BoxFuture<Result<Bytes, RaftRpcError>> {
         let service = self.0.clone();
         Box::pin(async move { service.receive_snapshot(from, payloads).await })
+    }
+
+    /// Whoever belongs to the group may watch, whether or not this member takes part yet: it is the process that counts.
+    fn watch(&self, from: RaftIdentity) -> BoxFuture<Result<PayloadStream, RaftRpcError>> {
+        let service = self.0.clone();
+        Box::pin(async move {
+            service.identity.check(&from)?;
+            let incarnation = Bytes::copy_from_slice(service.identity.incarnation().as_bytes());
+            let words = stream::once(std::future::ready(Ok(incarnation))).chain(stream::pending());
+            Ok(Box::pin(words.take_until(service.stop.clone().cancelled_owned())) as PayloadStream)
+        })
     }
 }
 
@@ -109,11 +126,19 @@ impl Service {
             RaftCall::Append => {
                 let request: AppendEntriesRequest<TypeConfig> = wire::decode(&payload)?;
                 check_entries(&request)?;
+                self.contact.heard(from.from.0);
                 self.raft.append_entries(request).await.map(|answer| encoded(&answer)).map_err(stopped)
             }
             RaftCall::TransferLeader => {
                 let request: TransferLeaderRequest<TypeConfig> = wire::decode(&payload)?;
+                if *request.to_node_id() == self.identity.this().0 {
+                    self.contact.asked_to_lead(request.from_leader().leader_id().term);
+                }
                 self.raft.handle_transfer_leader(request).await.map(|answer| encoded(&answer)).map_err(stopped)
+            }
+            RaftCall::LeaderGone => {
+                let report: GoneReport = wire::decode(&payload)?;
+                Ok(encoded(&self.detector.told(from.from, report).await))
             }
         }
     }

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Decision, greet_all};
 use crate::command::{COMMAND_BYTES_MAX, Command, Outcome};
 use crate::config::MetaConfig;
+use crate::contact::{Contact, Gone};
+use crate::detector::{Context, Detector};
 use crate::error::{OpenError, WriteError};
 use crate::follow::Follow;
 use crate::identity::Identity;
-use crate::leadership::LeadershipView;
+use crate::leadership::{LeadershipView, TakeOver};
 use crate::log::LogStore;
 use crate::machine::{Machine, Progress};
 use crate::marker::MarkerFile;
@@ -88,6 +90,8 @@ struct Inner {
     log: LogStore,
     state: StateDb,
     view: watch::Receiver<LeadershipView>,
+    take_over: watch::Receiver<Option<TakeOver>>,
+    gone: watch::Receiver<Option<Gone>>,
     applied: watch::Receiver<u64>,
     fatal: watch::Receiver<Option<String>>,
     stop: CancellationToken,
@@ -176,6 +180,11 @@ impl MetaStore {
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<LeadershipView> {
         self.inner.view.clone()
+    }
+
+    /// How the newest leadership of this member began, which is known before it serves.
+    pub fn take_over(&self) -> Option<TakeOver> {
+        *self.inner.take_over.borrow()
     }
 
     /// Log index of the last entry applied here.
@@ -269,7 +278,9 @@ impl MetaStore {
     }
 
     fn not_leader(&self, forward: ForwardToLeader<TypeConfig>) -> WriteError {
-        let leader = forward.leader_id.filter(|id| *id != self.inner.config.this.0);
+        let gone = *self.inner.gone.borrow();
+        let is_gone = |id: &u64| gone.is_some_and(|gone| gone.leader == *id);
+        let leader = forward.leader_id.filter(|id| *id != self.inner.config.this.0 && !is_gone(id));
         let leader = leader.and_then(|id| self.inner.config.peer(JobManagerId(id)));
         WriteError::NotLeader { leader: leader.map(|peer| (peer.id, peer.address.clone())) }
     }
@@ -306,14 +317,30 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     let (gate_sender, gate) = watch::channel(Gate::Closed);
     let (view_sender, view) = watch::channel(LeadershipView::default());
     let (fatal_sender, fatal) = watch::channel(None);
+    let (take_over_sender, take_over) = watch::channel(None);
+    let (gone_sender, gone) = watch::channel(None);
+    let contact = Arc::new(Contact::new());
     let stop = CancellationToken::new();
+    let (detector, detector_handle) = Detector::new(Context {
+        raft: raft.clone(),
+        identity: identity.clone(),
+        peers: peers.clone(),
+        log: log.clone(),
+        contact: contact.clone(),
+        gone: gone_sender,
+        stop: stop.clone(),
+    });
+    tokio::spawn(detector.run());
     let follow = Follow {
         raft: raft.clone(),
         log: log.clone(),
         identity: identity.clone(),
         marker: marker.clone(),
         progress,
+        contact: contact.clone(),
+        gone: gone.clone(),
         view: view_sender,
+        take_over: take_over_sender,
         fatal: fatal_sender.clone(),
         // A follower stands for election after the longest timeout without the leader and then at least the shortest:
         // before that nobody else can have been elected.
@@ -350,12 +377,14 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
         log: log.clone(),
         snapshots,
         gate,
+        contact,
+        detector: detector_handle,
         stop: stop.clone(),
         receiving,
     };
     let service = Handle(Arc::new(service));
     let runtime = Mutex::new(None);
-    Ok(Inner { raft, config, service, log, state, view, applied, fatal, stop, runtime, _lock: lock })
+    Ok(Inner { raft, config, service, log, state, view, take_over, gone, applied, fatal, stop, runtime, _lock: lock })
 }
 
 fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::ConfigError> {

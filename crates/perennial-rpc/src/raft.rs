@@ -47,6 +47,8 @@ pub enum RaftCall {
     Append,
     /// Stand for election.
     TransferLeader,
+    /// The leader's process is gone; do you see the same, and may I stand?
+    LeaderGone,
 }
 
 /// Why a peer did not do what it was asked.
@@ -97,6 +99,9 @@ pub trait RaftGateway: Send + Sync + 'static {
 
     /// Takes a snapshot: the first payload is its header, the others are its bytes.
     fn install_snapshot(&self, from: RaftIdentity, payloads: PayloadStream) -> BoxFuture<Result<Bytes, RaftRpcError>>;
+
+    /// Lets itself be watched: says which process this is, and ends the stream when it stops.
+    fn watch(&self, from: RaftIdentity) -> BoxFuture<Result<PayloadStream, RaftRpcError>>;
 }
 
 impl From<RaftIdentity> for pb::RaftIdentity {

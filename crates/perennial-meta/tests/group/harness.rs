@@ -27,15 +27,29 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
 pub(crate) struct Member {
     pub(crate) store: MetaStore,
     stop: CancellationToken,
-    server: tokio::task::JoinHandle<()>,
+    /// Threads of its own, so that the server can end with all its connections at once.
+    server: Option<tokio::runtime::Runtime>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
 }
 
 /// A group, its directories and addresses; members come and go.
 pub(crate) struct Group {
     root: tempfile::TempDir,
     peers: Vec<Peer>,
+    /// Where each member listens: at its address, unless a proxy does.
+    listen: Vec<String>,
     pub(crate) snapshot_entries: u64,
     pub(crate) log_entries_kept: u64,
+    /// Shortest and longest silence of a leader after which members elect, in milliseconds.
+    pub(crate) election_timeout_ms: (u64, u64),
     pub(crate) members: Vec<Option<Member>>,
 }
 
@@ -49,16 +63,21 @@ impl Group {
         for _ in 0..count {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        let peers = (1..).zip(&listeners).map(|(id, listener)| Peer {
-            id: JobManagerId(id),
-            name: format!("jm-{id}"),
-            address: listener.local_addr().unwrap().to_string(),
-        });
+        let peers: Vec<Peer> = (1..)
+            .zip(&listeners)
+            .map(|(id, listener)| Peer {
+                id: JobManagerId(id),
+                name: format!("jm-{id}"),
+                address: listener.local_addr().unwrap().to_string(),
+            })
+            .collect();
         Self {
             root: tempfile::tempdir().unwrap(),
-            peers: peers.collect(),
+            listen: peers.iter().map(|peer| peer.address.clone()).collect(),
+            peers,
             snapshot_entries: 10_000,
             log_entries_kept: 50_000,
+            election_timeout_ms: (150, 300),
             members: (0..count).map(|_| None).collect(),
         }
     }
@@ -71,6 +90,22 @@ impl Group {
         group
     }
 
+    /// Lets members listen elsewhere than at their addresses.
+    pub(crate) async fn behind_proxies(&mut self) {
+        let mut listeners = Vec::new();
+        for listen in &mut self.listen {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            *listen = listener.local_addr().unwrap().to_string();
+            listeners.push(listener);
+        }
+    }
+
+    /// Address and listening address of each member.
+    pub(crate) fn proxied(&self) -> Vec<(String, String)> {
+        let addresses = self.peers.iter().map(|peer| peer.address.clone());
+        addresses.zip(self.listen.iter().cloned()).collect()
+    }
+
     pub(crate) fn dir(&self, n: usize) -> PathBuf {
         self.root.path().join(n.to_string())
     }
@@ -81,8 +116,8 @@ impl Group {
             this: JobManagerId(n as u64 + 1),
             peers: self.peers.clone(),
             heartbeat_interval: Duration::from_millis(50),
-            election_timeout_min: Duration::from_millis(150),
-            election_timeout_max: Duration::from_millis(300),
+            election_timeout_min: Duration::from_millis(self.election_timeout_ms.0),
+            election_timeout_max: Duration::from_millis(self.election_timeout_ms.1),
             snapshot_entries: self.snapshot_entries,
             log_entries_kept: self.log_entries_kept,
         }
@@ -90,21 +125,33 @@ impl Group {
 
     pub(crate) async fn try_start(&mut self, n: usize) -> Result<(), OpenError> {
         let store = MetaStore::open(self.config(n)).await?;
-        let address = self.peers[n].address.clone();
-        let listener = eventually("the port is free again", async || TcpListener::bind(&address).await.ok()).await;
+        let address = self.listen[n].clone();
+        let listener = eventually("the port is free again", async || std::net::TcpListener::bind(&address).ok()).await;
+        listener.set_nonblocking(true).unwrap();
         let stop = CancellationToken::new();
         let (service, stopped) = (store.raft_service(), stop.clone());
-        let server = tokio::spawn(async move {
+        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let served = server.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             let server = tonic::transport::Server::builder().add_service(service);
             server.serve_with_incoming_shutdown(incoming, stopped.cancelled()).await.unwrap();
         });
-        self.members[n] = Some(Member { store, stop, server });
+        self.members[n] = Some(Member { store, stop, server: Some(server), served });
         Ok(())
     }
 
     pub(crate) async fn start(&mut self, n: usize) {
-        self.try_start(n).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.try_start(n).await {
+                // What was killed a moment ago is still closing its files.
+                Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     pub(crate) async fn start_all(&mut self) {
@@ -115,10 +162,15 @@ impl Group {
 
     /// Stops a member in an orderly way.
     pub(crate) async fn stop(&mut self, n: usize) {
-        let member = self.members[n].take().unwrap();
+        let mut member = self.members[n].take().unwrap();
         member.store.shutdown().await;
         member.stop.cancel();
-        member.server.await.unwrap();
+        (&mut member.served).await.unwrap();
+    }
+
+    /// Ends a member as `SIGKILL` does: nobody is told, and all its sockets are closed.
+    pub(crate) fn kill(&mut self, n: usize) {
+        drop(self.members[n].take().unwrap());
     }
 
     pub(crate) async fn stop_all(&mut self) {

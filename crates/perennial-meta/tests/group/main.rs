@@ -8,3 +8,5 @@ mod identity;
 mod serving;
 #[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod succession;

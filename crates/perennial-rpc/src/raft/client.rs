@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use perennial_types::JobManagerId;
+use perennial_types::{Incarnation, JobManagerId};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::{MESSAGE_BYTES_MAX, PayloadStream, RaftCall, RaftIdentity, RaftRpcError};
-use crate::wire::pb;
 use crate::wire::pb::raft_client::RaftClient as Stub;
+use crate::wire::{id, pb};
 
 /// How a peer is reached.
 #[derive(Debug, Clone)]
@@ -69,6 +69,7 @@ impl RaftClient {
                 RaftCall::PreVote => stub.pre_vote(request).await,
                 RaftCall::Append => stub.append(request).await,
                 RaftCall::TransferLeader => stub.transfer_leader(request).await,
+                RaftCall::LeaderGone => stub.leader_gone(request).await,
             }
         };
         self.payload_within(deadline, answer).await
@@ -103,6 +104,31 @@ impl RaftClient {
         let mut stub = self.stub.clone();
         let messages = identified(identity, payloads);
         self.payload_within(deadline, async move { stub.install_snapshot(messages).await }).await
+    }
+
+    /// Watches the peer's process. The peer has `deadline` to say which process it is; the stream then ends with that
+    /// process or with the connection.
+    pub async fn watch(
+        &self,
+        identity: RaftIdentity,
+        deadline: Duration,
+    ) -> Result<(Incarnation, PayloadStream), RaftRpcError> {
+        let request = Request::new(pb::RaftMessage { identity: Some(identity.into()), payload: Bytes::new() });
+        let (mut stub, peer) = (self.stub.clone(), self.peer);
+        let opened = async move {
+            let mut words = stub.watch(request).await?.into_inner();
+            let first = words.next().await.unwrap_or_else(|| Err(Status::unavailable("it has just stopped")))?;
+            Ok((first, words))
+        };
+        let opened = tokio::time::timeout(deadline, opened).await.map_err(|_| RaftRpcError::Timeout { peer })?;
+        let (first, words) = opened.map_err(|status| refusal(peer, &status))?;
+        let incarnation = id(&first.payload, "incarnation");
+        let incarnation = incarnation.map_err(|error| RaftRpcError::Malformed(error.to_string()))?;
+        let words = words.map(move |word| match word {
+            Ok(message) => Ok(message.payload),
+            Err(status) => Err(refusal(peer, &status)),
+        });
+        Ok((incarnation, Box::pin(words)))
     }
 
     async fn payload_within(

@@ -21,6 +21,8 @@ pub fn raft_service(gateway: Arc<dyn RaftGateway>) -> RaftService {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
+type MessageStream = Pin<Box<dyn Stream<Item = Result<pb::RaftMessage, Status>> + Send>>;
+
 /// Turns messages into calls of the gateway.
 #[derive(Clone)]
 pub struct GatewayAdapter {
@@ -92,7 +94,11 @@ impl Raft for GatewayAdapter {
         self.answer(RaftCall::TransferLeader, request).await
     }
 
-    type AppendStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RaftMessage, Status>> + Send>>;
+    async fn leader_gone(&self, request: Request<pb::RaftMessage>) -> Result<Response<pb::RaftMessage>, Status> {
+        self.answer(RaftCall::LeaderGone, request).await
+    }
+
+    type AppendStreamStream = MessageStream;
 
     async fn append_stream(
         &self,
@@ -110,5 +116,13 @@ impl Raft for GatewayAdapter {
         let (from, payloads) = Self::open(request.into_inner()).await?;
         let payload = self.gateway.install_snapshot(from, payloads).await.map_err(status)?;
         Ok(Response::new(message(payload)))
+    }
+
+    type WatchStream = MessageStream;
+
+    async fn watch(&self, request: Request<pb::RaftMessage>) -> Result<Response<Self::WatchStream>, Status> {
+        let from = identity(request.into_inner().identity)?;
+        let words = self.gateway.watch(from).await.map_err(status)?;
+        Ok(Response::new(Box::pin(words.map(|word| word.map(message).map_err(status)))))
     }
 }
