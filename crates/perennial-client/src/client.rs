@@ -10,6 +10,9 @@ use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
     SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
+use perennial_rpc::group::{
+    ChangedMember, GroupClient, GroupError, GroupGateway, LeaderTransfer, MemberChange, Place, SnapshotContent,
+};
 use perennial_rpc::transport::{AddressError, channel};
 use perennial_types::{JobId, RequestId};
 use tokio::time::{Instant, timeout_at};
@@ -22,6 +25,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 
 /// Longest wait before all endpoints are tried again.
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// Time one endpoint has to say how it stands: it answers from memory.
+const STATUS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a cluster may have no leader before the user is told that we wait.
 const SILENT_WAIT: Duration = Duration::from_secs(2);
@@ -51,6 +57,7 @@ struct Shared {
 struct Endpoint {
     address: Arc<str>,
     dispatcher: DispatcherClient,
+    group: GroupClient,
     artifacts: ArtifactClient,
 }
 
@@ -74,7 +81,7 @@ macro_rules! refusal {
         }
     )* };
 }
-refusal!(SubmitJobError, CancelJobError, PutArtifactError);
+refusal!(SubmitJobError, CancelJobError, PutArtifactError, GroupError);
 
 impl Client {
     /// A client of the cluster behind these `host:port` addresses of REST ports. Connects when first used.
@@ -89,6 +96,7 @@ impl Client {
             Ok(Endpoint {
                 address: address.as_str().into(),
                 dispatcher: DispatcherClient::new(channel.clone(), address),
+                group: GroupClient::new(channel.clone(), address),
                 artifacts: ArtifactClient::new(channel, address),
             })
         };
@@ -166,9 +174,80 @@ impl Client {
         .await
     }
 
+    /// Asks every endpoint itself how it stands, all at once, each with the reason when it does not answer in time.
+    pub async fn endpoint_statuses(&self) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
+        statuses(
+            self.shared.endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.dispatcher.clone())),
+        )
+        .await
+    }
+
+    /// The same of JobManagers at these addresses, which are no endpoints of this client.
+    pub async fn statuses_at(addresses: &[String]) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
+        let reachable = addresses.iter().filter_map(|address| {
+            let channel = channel(address).ok()?;
+            Some((address.clone(), DispatcherClient::new(channel, address)))
+        });
+        statuses(reachable).await
+    }
+
     /// Follows a job at one endpoint, without trying again when it is lost.
     pub(crate) async fn watch_once(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {
         self.ask("watch", |endpoint| async move { endpoint.dispatcher.watch_job(job).await }).await
+    }
+}
+
+async fn statuses(
+    of: impl Iterator<Item = (String, DispatcherClient)>,
+) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
+    let asked: Vec<_> = of
+        .map(|(address, dispatcher)| {
+            let asking =
+                tokio::spawn(
+                    async move { timeout_at(Instant::now() + STATUS_DEADLINE, dispatcher.cluster_status()).await },
+                );
+            (address, asking)
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for (address, asking) in asked {
+        let late = || {
+            let reason = format!("{address}: no answer within {} s", STATUS_DEADLINE.as_secs());
+            Err(Unavailable::Unreachable { reason })
+        };
+        let answer = asking.await.map_or_else(|_| late(), |answer| answer.unwrap_or_else(|_| late()));
+        answers.push((address, answer));
+    }
+    answers
+}
+
+impl GroupGateway for Client {
+    async fn transfer_leader(&self, to: Option<String>) -> Result<LeaderTransfer, GroupError> {
+        self.ask("transfer", |endpoint| {
+            let to = to.clone();
+            async move { endpoint.group.transfer_leader(to).await }
+        })
+        .await
+    }
+
+    async fn change_member(&self, change: MemberChange) -> Result<ChangedMember, GroupError> {
+        self.ask("member", |endpoint| {
+            let change = change.clone();
+            async move { endpoint.group.change_member(change).await }
+        })
+        .await
+    }
+
+    async fn find_place(&self, name: String) -> Result<Option<Place>, GroupError> {
+        self.ask("place", |endpoint| {
+            let name = name.clone();
+            async move { endpoint.group.find_place(name).await }
+        })
+        .await
+    }
+
+    async fn save_snapshot(&self) -> Result<SnapshotContent, GroupError> {
+        self.ask("snapshot", |endpoint| async move { endpoint.group.save_snapshot().await }).await
     }
 }
 

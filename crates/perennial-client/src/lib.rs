@@ -15,7 +15,10 @@ pub use client::Client;
 pub use perennial_rpc::artifact::{ArtifactGateway, PutArtifactError};
 pub use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherGateway, ExecutionSummary, JobDetails, JobSummaries, JobSummary,
-    MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    MemberRole, MemberStatus, MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+};
+pub use perennial_rpc::group::{
+    ChangedMember, GroupError, GroupGateway, GroupMember, LeaderTransfer, MemberChange, Place, SnapshotContent,
 };
 pub use perennial_rpc::transport::AddressError;
 pub use roles::{Plan, RoleError};

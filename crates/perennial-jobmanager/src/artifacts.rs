@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_base::TaskGroup;
-use perennial_meta::{Command, MetaStore};
+use perennial_meta::{Command, Member, MetaStore};
 use perennial_rpc::artifact::{
     ArtifactBytes, ArtifactClient, ArtifactContent, ArtifactGateway, GetArtifactError, PutArtifact, PutArtifactError,
     PutScope,
@@ -119,6 +119,26 @@ impl ArtifactHandle {
         let bytes = self.store.read(artifact.digest).await.map_err(|error| error.to_string())?;
         let copy = PutArtifact { scope: PutScope::LocalOnly, ..artifact };
         client(address).map_err(|error| error.to_string())?.put(copy, bytes).await.map_err(|error| error.to_string())
+    }
+
+    /// Copies every recorded artifact that a member is not known to hold, and records that it does. This member leads. The
+    /// error says what is missing and why.
+    pub(crate) async fn bring_all(&self, member: &Member) -> Result<(), String> {
+        let records = self.meta.state().artifacts().map_err(|error| error.to_string())?;
+        for record in records.into_iter().filter(|record| !record.holders.contains(&member.id)) {
+            let (digest, name, size) = (record.digest, record.name, record.size);
+            let failed =
+                |error: String| format!("artifact {digest} could not be copied to {}: {error}; try again", member.name);
+            let artifact = PutArtifact { digest, name: name.clone(), size, scope: PutScope::LocalOnly };
+            if !self.store.contains(digest) {
+                let content = self.fetch(digest).await.map_err(|error| failed(error.to_string()))?;
+                self.store.write(&artifact, content.bytes).await.map_err(|error| failed(error.to_string()))?;
+            }
+            self.copy_to(&member.address, artifact).await.map_err(failed)?;
+            let held = Command::AddArtifact { digest, name, size, holders: vec![self.this, member.id] };
+            self.meta.write(held).await.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Reads an artifact from the members that hold it.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_meta::MetaStore;
+use perennial_meta::{MembershipWatch, MetaStore};
 use perennial_rpc::taskmanager::{
     AttachError, FromTaskManager, Incoming, Leadership, Registration, STREAM_CAPACITY, TaskManagerGateway,
     ToTaskManager,
@@ -39,6 +39,7 @@ impl TaskManagerGateway for Attachments {
             this: self.this,
             address: self.address.clone(),
             meta: self.meta.clone(),
+            members: self.meta.membership(),
             role: self.role.clone(),
             peer,
             to,
@@ -60,6 +61,7 @@ struct Conversation {
     this: JobManagerId,
     address: String,
     meta: MetaStore,
+    members: MembershipWatch,
     role: RoleWatch,
     peer: Option<SocketAddr>,
     to: mpsc::Sender<ToTaskManager>,
@@ -70,6 +72,7 @@ struct Conversation {
 enum Next {
     Message(Option<Result<FromTaskManager, AttachError>>),
     RoleChanged,
+    MembersChanged,
     OverdueCheck,
     End,
 }
@@ -84,6 +87,7 @@ impl Conversation {
             let next = tokio::select! {
                 message = from.next() => Next::Message(message),
                 changed = self.role.changed() => if changed.is_ok() { Next::RoleChanged } else { Next::End },
+                () = self.members.changed() => Next::MembersChanged,
                 _ = check.tick() => Next::OverdueCheck,
                 () = cancelled(broken) => Next::End,
             };
@@ -95,6 +99,7 @@ impl Conversation {
                 }
                 Next::Message(None) | Next::End => false,
                 Next::RoleChanged => self.tell_leadership(),
+                Next::MembersChanged => self.tell_members(),
                 Next::OverdueCheck => {
                     if let Some(listening) = &self.listening {
                         listening.leader.fail_overdue(&listening.session).await;
@@ -112,18 +117,19 @@ impl Conversation {
         }
     }
 
-    /// Says who leads, as far as this member knows. Returns false when the TaskManager does not read.
-    fn tell_leadership(&mut self) -> bool {
-        let role = self.role.borrow_and_update().clone();
+    /// Who leads, as far as this member knows.
+    fn leadership(&self, role: &Role) -> Leadership {
         // A state that cannot be read ends the process; until then nobody is led from here.
         let cluster = self.meta.state().cluster_id().unwrap_or(None);
-        let leadership = match &role {
+        let jobmanagers = self.meta.members().into_iter().map(|member| member.address).collect();
+        match role {
             Role::Leader(leader) => Leadership {
                 cluster: Some(leader.cluster),
                 from: self.this,
                 epoch: leader.epoch,
                 leader: Some(self.this),
                 leader_address: self.address.clone(),
+                jobmanagers,
             },
             Role::Standby(standby) => {
                 let leader = standby.view.leader.as_ref().filter(|_| !standby.rising);
@@ -133,9 +139,16 @@ impl Conversation {
                     epoch: standby.view.epoch,
                     leader: leader.map(|leader| leader.id),
                     leader_address: leader.map_or_else(String::new, |leader| leader.address.clone()),
+                    jobmanagers,
                 }
             }
-        };
+        }
+    }
+
+    /// Says who leads, as far as this member knows. Returns false when the TaskManager does not read.
+    fn tell_leadership(&mut self) -> bool {
+        let role = self.role.borrow_and_update().clone();
+        let leadership = self.leadership(&role);
         let goes_on =
             |listening: &Listening| matches!(&role, Role::Leader(leader) if Arc::ptr_eq(leader, &listening.leader));
         if self.listening.as_ref().is_some_and(goes_on) {
@@ -150,6 +163,14 @@ impl Conversation {
             }
         }
         self.to.try_send(ToTaskManager::Leadership(leadership)).is_ok()
+    }
+
+    /// Says again who leads, with the members there are now. Returns false when the TaskManager does not read.
+    fn tell_members(&self) -> bool {
+        // A new role is told in its turn, with the same members.
+        let new_role = self.role.has_changed().unwrap_or(false);
+        let leadership = self.leadership(&self.role.borrow());
+        new_role || self.to.try_send(ToTaskManager::Leadership(leadership)).is_ok()
     }
 
     /// Takes a message. Returns false when the conversation is over.

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use perennial_meta::MetaStore;
+use perennial_meta::{MetaStore, RaftRole};
 use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
-    MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    MemberRole, MemberStatus, MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_rpc::transport;
 use perennial_types::{JobId, JobManagerId, RequestId};
@@ -20,11 +20,11 @@ use crate::role::{RoleWatch, Route, lead_here, route};
 
 /// Attempts to find and reach the leader. Between two the role may change; a third leader in one request's time means
 /// that something is wrong which the client should hear of.
-const ATTEMPTS: usize = 3;
+pub(crate) const ATTEMPTS: usize = 3;
 
 /// After a leader was not reached, this member waits so long to hear that it leads no more: longer than timers take to
 /// elect another one. Mostly it has heard of it already.
-const CHANGE_WAIT: Duration = Duration::from_millis(600);
+pub(crate) const CHANGE_WAIT: Duration = Duration::from_millis(600);
 
 /// Connections to other members kept for forwarding: more than a group has members.
 const CLIENTS_MAX: usize = 16;
@@ -34,9 +34,30 @@ const CLIENTS_MAX: usize = 16;
 pub(crate) struct Local {
     pub(crate) this: JobManagerId,
     pub(crate) meta: MetaStore,
+    /// When this process started.
+    pub(crate) started: Instant,
 }
 
 impl Local {
+    fn own_status(&self) -> MemberStatus {
+        let standing = self.meta.standing();
+        let ms = |duration: Duration| duration.as_millis() as u64;
+        MemberStatus {
+            role: match standing.role {
+                RaftRole::Leader => MemberRole::Leader,
+                RaftRole::Follower => MemberRole::Follower,
+                RaftRole::Candidate => MemberRole::Candidate,
+                RaftRole::Learner => MemberRole::Learner,
+            },
+            last_log: standing.last_log,
+            committed: standing.committed,
+            snapshot: standing.snapshot,
+            quorum_ack_ms: standing.quorum_ack.map(ms),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: ms(self.started.elapsed()),
+        }
+    }
+
     fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         let view = self.meta.leadership().borrow().clone();
         let members = self.meta.members().into_iter().map(|member| MemberSummary {
@@ -53,6 +74,7 @@ impl Local {
             leader: view.leader.map(|leader| leader.id),
             applied: self.meta.state().applied(),
             members: members.collect(),
+            own: self.own_status(),
         })
     }
 }
@@ -75,7 +97,7 @@ impl std::fmt::Debug for DispatcherHandle {
 }
 
 /// Errors that may go away with another attempt.
-trait MayPass {
+pub(crate) trait MayPass {
     fn may_pass(&self) -> bool;
 }
 

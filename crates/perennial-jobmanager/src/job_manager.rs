@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use perennial_base::{OnError, TaskGroup};
 use perennial_meta::{ConfigError, LeadershipView, MetaConfig, MetaStore, OpenError};
 use perennial_rpc::artifact::ArtifactServer;
 use perennial_rpc::dispatcher::DispatcherServer;
+use perennial_rpc::group::GroupServer;
 use perennial_rpc::taskmanager::TaskManagerServer;
 use perennial_types::config::options;
 use perennial_types::{Configuration, JobManagerId};
@@ -24,6 +25,7 @@ use tracing::{error, info};
 use crate::artifacts::{self, ArtifactHandle, ArtifactStore};
 use crate::conversation::Attachments;
 use crate::dispatcher::{DispatcherHandle, LeaderOnly, Local};
+use crate::group::GroupHandle;
 use crate::leader::Leader;
 use crate::role::{Role, Standby};
 use crate::settings::Settings;
@@ -72,7 +74,8 @@ pub enum StartError {
 pub struct JobManager;
 
 impl JobManager {
-    /// Binds the RPC port, opens the metadata store and serves. Waits for no election.
+    /// Binds the RPC port, opens the metadata store and serves. Waits for no election; but one that joins a group waits until
+    /// it was added to it.
     ///
     /// Must be called inside a tokio runtime.
     pub async fn start(config: &Configuration) -> Result<JobManagerHandle, StartError> {
@@ -80,13 +83,10 @@ impl JobManager {
         let rpc_address =
             listener.local_addr().map_err(|reason| StartError::Bind { address: String::new(), reason })?;
         let meta_config = MetaConfig::from_configuration(config, rpc_address.port())?;
-        let this = meta_config.this;
-        let (name, address) = meta_config.this_peer().map_or_else(
-            || (this.to_string(), rpc_address.to_string()),
-            |peer| (peer.name.clone(), peer.address.clone()),
-        );
-        let data_dir = meta_config.data_dir.clone();
+        let started = Instant::now();
+        let (name, data_dir) = (meta_config.name.clone(), meta_config.data_dir.clone());
         let meta = MetaStore::open(meta_config).await?;
+        let (this, address) = (meta.this(), meta.address());
         let settings = Arc::new(Settings::new(config));
         let artifact_dir = data_dir.join("artifacts");
         let store = ArtifactStore::open(artifact_dir.clone(), settings.artifact_bytes_max)
@@ -96,7 +96,7 @@ impl JobManager {
         let tasks = TaskGroup::new();
         let view = meta.leadership().borrow().clone();
         let (role, watched) = watch::channel(standby(this, &view));
-        let local = Local { this, meta: meta.clone() };
+        let local = Local { this, meta: meta.clone(), started };
         let artifacts = ArtifactHandle::new(this, meta.clone(), watched.clone(), Arc::clone(&store));
         let attachments = Attachments {
             this,
@@ -106,18 +106,20 @@ impl JobManager {
             tracker: TaskTracker::new(),
             token: tasks.token().clone(),
         };
+        let group = GroupHandle::new(meta.clone(), artifacts.clone(), watched.clone());
         let mut routes = RoutesBuilder::default();
         routes.add_service(meta.raft_service());
         TaskManagerServer::new(attachments).add_to(&mut routes);
         DispatcherServer::new(LeaderOnly { local: local.clone(), role: watched.clone() }).add_to(&mut routes);
         ArtifactServer::new(artifacts.without_forwarding()).add_to(&mut routes);
+        GroupServer::new(group.without_forwarding()).add_to(&mut routes);
         serve(&tasks, listener, routes.routes());
         artifacts::spawn_sweep(&tasks, meta.clone(), store);
         let roles = play_roles(this, role, meta.clone(), settings, tasks.clone());
         tasks.spawn("roles", OnError::StopProcess, roles);
         info!(jobmanager = %this, name, %rpc_address, data_dir = %data_dir.display(), "JobManager started");
         let dispatcher = DispatcherHandle::new(local, watched);
-        Ok(JobManagerHandle { id: this, name, rpc_address, address, meta, dispatcher, artifacts, tasks })
+        Ok(JobManagerHandle { id: this, name, rpc_address, address, meta, dispatcher, group, artifacts, tasks })
     }
 }
 
@@ -195,6 +197,7 @@ pub struct JobManagerHandle {
     address: String,
     meta: MetaStore,
     dispatcher: DispatcherHandle,
+    group: GroupHandle,
     artifacts: ArtifactHandle,
     tasks: TaskGroup,
 }
@@ -232,6 +235,11 @@ impl JobManagerHandle {
     /// The Dispatcher, wherever the leader is: for REST and the services of `rest.port`.
     pub fn dispatcher(&self) -> DispatcherHandle {
         self.dispatcher.clone()
+    }
+
+    /// The group, for the same.
+    pub fn group(&self) -> GroupHandle {
+        self.group.clone()
     }
 
     /// The artifact store, for the same.

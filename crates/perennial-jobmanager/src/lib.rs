@@ -22,6 +22,7 @@
 mod artifacts;
 mod conversation;
 mod dispatcher;
+mod group;
 mod job_manager;
 mod job_master;
 mod leader;
@@ -34,6 +35,7 @@ mod settings;
 
 pub use artifacts::ArtifactHandle;
 pub use dispatcher::DispatcherHandle;
+pub use group::GroupHandle;
 pub use job_manager::{JobManager, JobManagerHandle, StartError};
 
 /// The wall clock in milliseconds of the Unix epoch. For people and records; it decides nothing but the age of ended jobs.

@@ -13,8 +13,12 @@
 //!   directory of a member always meets somebody who remembers the first. Or, to found the group, when a quorum
 //!   including this member holds no data at all: then nothing can have been committed that is still there to lose.
 //!
+//! The members are those of the newest membership that this member or anyone it has greeted knows of; majorities are of those
+//! that vote. A peer tells its own directory in its answer, so that members that were added later remember it as well.
+//!
 //! The cost: the first start of a member has to wait for more peers than its later ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +30,7 @@ use tokio::sync::mpsc;
 
 use crate::identity::Identity;
 use crate::marker::{Floor, KnownMember, MarkerFile};
+use crate::members::Members;
 use crate::network::Peers;
 use crate::wire;
 
@@ -46,10 +51,14 @@ pub(crate) struct Greeting {
 }
 
 /// What a peer answers when it does not refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     /// Whether the answering member holds no committed data.
     pub(crate) empty: bool,
+    /// Its directory.
+    pub(crate) directory: [u8; 16],
+    /// The newest members it knows to be committed.
+    pub(crate) members: Members,
 }
 
 /// What became of greeting one peer.
@@ -148,7 +157,7 @@ pub(crate) fn judge(
 }
 
 /// Greets all others until each has answered once, or somebody has refused, or nobody listens any more; tells `decided`
-/// what follows after each round.
+/// what follows after each round. Who the others are may change meanwhile.
 pub(crate) async fn greet_all(
     identity: Arc<Identity>,
     peers: Arc<Peers>,
@@ -157,23 +166,36 @@ pub(crate) async fn greet_all(
     now: impl Fn() -> Option<Floor>,
     decided: mpsc::Sender<Decision>,
 ) {
-    let mut answers: Vec<(JobManagerId, Greeted)> =
-        identity.others().map(|peer| (peer.id, Greeted::Unreached(format!("{} was not asked yet", peer.id)))).collect();
+    let mut answers: BTreeMap<JobManagerId, Greeted> = BTreeMap::new();
     let mut pause = PAUSE_MIN;
     loop {
         let Some(now) = now() else { return };
         let greeting = Greeting { directory: marker.get().directory, now };
+        let members = identity.members();
+        answers.retain(|id, _| members.nodes.contains_key(&id.0));
+        for (id, _) in members.others(identity.this()) {
+            answers.entry(id).or_insert_with(|| Greeted::Unreached(format!("{id} was not asked yet")));
+        }
         let unheard = answers.iter_mut().filter(|(_, answer)| !matches!(answer, Greeted::Welcome { .. }));
         let asked = unheard.map(|(peer, answer)| {
-            let greeted = greet(peers.clone(), *peer, greeting);
+            let greeted = greet(&identity, &peers, &marker, *peer, greeting);
             async move { *answer = greeted.await }
         });
         futures_util::future::join_all(asked).await;
-        let newest: Vec<Greeted> = answers.iter().map(|(_, answer)| answer.clone()).collect();
-        let decision = decide(directory, &newest);
+        let members = identity.members();
+        let votes = |id: &JobManagerId| members.nodes.get(&id.0).is_some_and(|node| node.voter);
+        // A refusal counts whoever it is from; only those that vote make a majority.
+        let heard = answers.iter().filter(|(id, answer)| votes(id) || matches!(answer, Greeted::Refused(_)));
+        let newest: Vec<Greeted> = heard.map(|(_, answer)| answer.clone()).collect();
+        let decision = match members.nodes.is_empty() {
+            true => Decision::Wait("no member of the group is known; set `jobmanager.raft.join`".to_owned()),
+            false => decide(directory, &newest),
+        };
         let refused = matches!(decision, Decision::Refuse(_));
         let listening = decided.send(decision).await.is_ok();
-        if !listening || refused || newest.iter().all(|answer| matches!(answer, Greeted::Welcome { .. })) {
+        let all_known = members.others(identity.this()).all(|(id, _)| answers.contains_key(&id));
+        let all_agree = all_known && answers.values().all(|answer| matches!(answer, Greeted::Welcome { .. }));
+        if !listening || refused || (all_agree && !members.nodes.is_empty()) {
             return;
         }
         tokio::time::sleep(pause).await;
@@ -181,13 +203,48 @@ pub(crate) async fn greet_all(
     }
 }
 
-async fn greet(peers: Arc<Peers>, peer: JobManagerId, greeting: Greeting) -> Greeted {
+async fn greet(
+    identity: &Identity,
+    peers: &Peers,
+    marker: &Arc<MarkerFile>,
+    peer: JobManagerId,
+    greeting: Greeting,
+) -> Greeted {
     let payload = Bytes::from(wire::encode(&greeting));
     let answer = peers.call(peer, RaftCall::Handshake, payload, GREETING_DEADLINE).await;
     match answer.and_then(|bytes| wire::decode::<Welcome>(&bytes)) {
-        Ok(Welcome { empty }) => Greeted::Welcome { empty },
+        Ok(Welcome { empty, directory, members }) => {
+            identity.hear_of(members);
+            match remember(marker, peer, directory).await {
+                Ok(()) => Greeted::Welcome { empty },
+                Err(reason) => {
+                    identity.complain(peer, &format!("{peer} does not count: {reason}"));
+                    Greeted::Unreached(format!("{peer}: {reason}"))
+                }
+            }
+        }
         Err(RaftRpcError::Refused(reason)) => Greeted::Refused(format!("{peer} refuses this JobManager: {reason}")),
         Err(error) => Greeted::Unreached(error.to_string()),
+    }
+}
+
+/// Remembers the directory of a member that was greeted, which may never greet this one. Says why its answer does not
+/// count when it is known with another.
+async fn remember(marker: &Arc<MarkerFile>, peer: JobManagerId, directory: [u8; 16]) -> Result<(), String> {
+    match marker.get().members.get(&peer.0) {
+        Some(known) if known.directory == directory => Ok(()),
+        Some(_) => Err("it is known with another data directory".to_owned()),
+        None => {
+            let marker = marker.clone();
+            let written = tokio::task::spawn_blocking(move || {
+                marker.update(|marker| {
+                    let known = KnownMember { directory, floor: Floor::default() };
+                    marker.members.entry(peer.0).or_insert(known);
+                })
+            });
+            let written = written.await.map_err(|error| error.to_string())?;
+            written.map_err(|error| format!("it could not be remembered: {error}"))
+        }
     }
 }
 

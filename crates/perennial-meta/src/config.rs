@@ -9,7 +9,7 @@ use perennial_types::{Configuration, JobManagerId};
 /// A member of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its number: 1 + its position in the list sorted by name.
+    /// Its number, if it founds the group: 1 + its position in the list sorted by name.
     pub id: JobManagerId,
     /// Its name in the peer list.
     pub name: String,
@@ -22,10 +22,15 @@ pub struct Peer {
 pub struct MetaConfig {
     /// Directory of log, state machine, snapshots and marker.
     pub data_dir: PathBuf,
-    /// Which peer this process is.
-    pub this: JobManagerId,
-    /// All members, ascending by id.
+    /// Name of the member this process is.
+    pub name: String,
+    /// RPC address of this process, `host:port`.
+    pub address: String,
+    /// Members that found the group, ascending by id. For one that joins they are those it asks, and their numbers mean
+    /// nothing.
     pub peers: Vec<Peer>,
+    /// Whether this process joins a group that exists, unless its directory belongs to one already.
+    pub join: bool,
     /// How often a leader tells the others that it leads.
     pub heartbeat_interval: Duration,
     /// Shortest silence of the leader after which a member stands for election.
@@ -43,18 +48,21 @@ pub struct MetaConfig {
 pub enum ConfigError {
     /// No peer is this process.
     #[error(
-        "this JobManager is none of the members in `jobmanager.raft.peers` ({peers}): no member has the address {address}{}; \
-         set `jobmanager.resource-id` to one of the names",
-        resource_id.as_ref().map(|name| format!(" and none the name `{name}` given as `jobmanager.resource-id`")).unwrap_or_default()
+        "this JobManager is none of the members in `jobmanager.raft.peers` ({peers}): no member has the address {address}; \
+         set `jobmanager.resource-id` to one of the names"
     )]
     NotAPeer {
         /// The members, `name=host:port`.
         peers: String,
         /// `jobmanager.rpc.address` with the port really listened on.
         address: String,
-        /// `jobmanager.resource-id`, when it is set.
-        resource_id: Option<String>,
     },
+    /// It is to join, and does not know whom to ask.
+    #[error(
+        "`jobmanager.raft.join` is set, but `jobmanager.raft.peers` names no JobManager of the group to join; set it to some of \
+         their addresses"
+    )]
+    NobodyToJoin,
     /// An entry of the peer list has not the form of one.
     #[error("`{entry}` in `jobmanager.raft.peers` is not a member: expected `name=host:port` or `host:port`")]
     BadPeer {
@@ -90,14 +98,18 @@ impl MetaConfig {
         let address = format!("{}:{rpc_port}", config.get(&options::JOBMANAGER_RPC_ADDRESS));
         let resource_id = config.get(&options::JOBMANAGER_RESOURCE_ID);
         let entries = config.get(&options::JOBMANAGER_RAFT_PEERS);
-        let (this, peers) = if entries.is_empty() {
+        let join = config.get(&options::JOBMANAGER_RAFT_JOIN);
+        let (name, address, peers) = if entries.is_empty() {
+            if join {
+                return Err(ConfigError::NobodyToJoin);
+            }
             // Not its address: a container that comes back under another one finds its own directory again.
             let name = resource_id.unwrap_or_else(|| "jm-1".to_owned());
-            (JobManagerId(1), vec![Peer { id: JobManagerId(1), name, address }])
+            (name.clone(), address.clone(), vec![Peer { id: JobManagerId(1), name, address }])
         } else {
             let peers = parse_peers(&entries)?;
-            let this = find_this(&peers, resource_id, address)?;
-            (this, peers)
+            let (name, address) = find_this(&peers, resource_id, address)?;
+            (name, address, peers)
         };
         let heartbeat_interval = config.get(&options::JOBMANAGER_RAFT_HEARTBEAT_INTERVAL);
         let election_timeout_min = config.get(&options::JOBMANAGER_RAFT_ELECTION_TIMEOUT_MIN);
@@ -111,8 +123,10 @@ impl MetaConfig {
         }
         Ok(Self {
             data_dir: data_dir(config, rpc_port),
-            this,
+            name,
+            address,
             peers,
+            join,
             heartbeat_interval,
             election_timeout_min,
             election_timeout_max,
@@ -121,14 +135,9 @@ impl MetaConfig {
         })
     }
 
-    /// This process as a peer.
-    pub fn this_peer(&self) -> Option<&Peer> {
-        self.peer(self.this)
-    }
-
-    /// The peer with this id.
-    pub fn peer(&self, id: JobManagerId) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.id == id)
+    /// This process as a founding member, if it is one.
+    pub fn founder(&self) -> Option<&Peer> {
+        self.peers.iter().find(|peer| !self.join && peer.name == self.name)
     }
 }
 
@@ -173,14 +182,20 @@ fn parse_peers(entries: &[String]) -> Result<Vec<Peer>, ConfigError> {
     Ok(numbered.map(|(id, (name, address))| Peer { id: JobManagerId(id), name, address }).collect())
 }
 
-fn find_this(peers: &[Peer], resource_id: Option<String>, address: String) -> Result<JobManagerId, ConfigError> {
+/// Name and address of this process. A name that is not in the list is that of a member that was added later.
+fn find_this(peers: &[Peer], resource_id: Option<String>, address: String) -> Result<(String, String), ConfigError> {
     let by_name = peers.iter().find(|peer| Some(&peer.name) == resource_id.as_ref());
     let by_address = || peers.iter().find(|peer| peer.address == address);
-    if let Some(peer) = by_name.or_else(by_address) {
-        return Ok(peer.id);
+    match (by_name.or_else(by_address), resource_id) {
+        (Some(peer), _) => Ok((peer.name.clone(), peer.address.clone())),
+        (None, Some(name)) => Ok((name, address)),
+        (None, None) => Err(ConfigError::NotAPeer { peers: peer_list(peers), address }),
     }
-    let list: Vec<String> = peers.iter().map(|peer| format!("{}={}", peer.name, peer.address)).collect();
-    Err(ConfigError::NotAPeer { peers: list.join(", "), address, resource_id })
+}
+
+/// Peers as the configuration has them.
+pub(crate) fn peer_list(peers: &[Peer]) -> String {
+    peers.iter().map(|peer| format!("{}={}", peer.name, peer.address)).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -200,9 +215,9 @@ mod tests {
     #[test]
     fn without_peers_the_group_has_one_member() {
         let meta = MetaConfig::from_configuration(&config(&[]), 7001).unwrap();
-        assert_eq!(meta.this, JobManagerId(1));
+        assert_eq!(meta.founder().unwrap().id, JobManagerId(1));
         assert_eq!(meta.peers.len(), 1);
-        assert_eq!(meta.this_peer().unwrap().address, "localhost:7001");
+        assert_eq!(meta.address, "localhost:7001");
         assert_eq!(meta.data_dir, PathBuf::from("/tmp/perennial/jobmanager-7001"));
     }
 
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn a_group_of_one_has_the_same_name_under_any_address() {
         let name = |options: &[(&str, &str)], port| {
-            MetaConfig::from_configuration(&config(options), port).unwrap().this_peer().unwrap().name.clone()
+            MetaConfig::from_configuration(&config(options), port).unwrap().founder().unwrap().name.clone()
         };
         assert_eq!(name(&[], 7001), "jm-1");
         assert_eq!(name(&[("jobmanager.rpc.address", "other-host")], 7002), "jm-1");
@@ -222,7 +237,7 @@ mod tests {
         let peers = ("jobmanager.raft.peers", "jm-c=c:1,jm-a=a:1,jm-b=b:1");
         for name in ["jm-a", "jm-b", "jm-c"] {
             let meta = MetaConfig::from_configuration(&config(&[peers, ("jobmanager.resource-id", name)]), 1).unwrap();
-            assert_eq!(meta.this_peer().unwrap().name, name);
+            assert_eq!((meta.name.as_str(), meta.founder().unwrap().name.as_str()), (name, name));
             let ids: Vec<_> = meta.peers.iter().map(|peer| (peer.id.0, peer.name.as_str())).collect();
             assert_eq!(ids, [(1, "jm-a"), (2, "jm-b"), (3, "jm-c")]);
         }
@@ -231,9 +246,26 @@ mod tests {
     #[test]
     fn a_process_finds_itself_by_its_address() {
         let options = [("jobmanager.raft.peers", "h:1,h:2"), ("jobmanager.rpc.address", "h")];
-        assert_eq!(MetaConfig::from_configuration(&config(&options), 2).unwrap().this, JobManagerId(2));
+        assert_eq!(
+            MetaConfig::from_configuration(&config(&options), 2).unwrap().founder().unwrap().id,
+            JobManagerId(2)
+        );
         let error = MetaConfig::from_configuration(&config(&options), 3).unwrap_err().to_string();
-        assert!(error.contains("h:1=h:1, h:2=h:2") && error.contains("h:3"), "{error}");
+        assert!(error.contains("h:1=h:1,h:2=h:2") && error.contains("h:3"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_joins_is_no_founder_whatever_the_list_says() {
+        let list = ("jobmanager.raft.peers", "jm-a=a:1,jm-d=d:4");
+        let joins = ("jobmanager.raft.join", "true");
+        let named = ("jobmanager.resource-id", "jm-d");
+        let meta = MetaConfig::from_configuration(&config(&[list, joins, named]), 9).unwrap();
+        assert_eq!((meta.name.as_str(), meta.address.as_str(), meta.founder()), ("jm-d", "d:4", None));
+        let unlisted = ("jobmanager.resource-id", "jm-e");
+        let meta = MetaConfig::from_configuration(&config(&[list, unlisted]), 9).unwrap();
+        assert_eq!((meta.name.as_str(), meta.address.as_str(), meta.founder()), ("jm-e", "localhost:9", None));
+        let nobody = MetaConfig::from_configuration(&config(&[joins]), 9).unwrap_err();
+        assert_eq!(nobody, ConfigError::NobodyToJoin);
     }
 
     #[test]

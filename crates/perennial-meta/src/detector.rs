@@ -207,7 +207,11 @@ impl Detector {
 
     /// Watches the leader of a newer vote.
     fn follow(&mut self, vote: Vote, voters: BTreeSet<u64>) {
-        if self.case.as_ref().is_some_and(|case| case.vote == vote) {
+        if let Some(case) = self.case.as_mut().filter(|case| case.vote == vote) {
+            // Members that came or went since count, but not in the middle of a succession.
+            if case.seen.is_none() && !case.succession.is_among(&voters) {
+                case.succession = Succession::new(self.context.identity.this().0, case.leader.0, voters);
+            }
             return;
         }
         self.case = None;
@@ -217,13 +221,14 @@ impl Detector {
         if !vote.is_committed() || leader == this.0 {
             return;
         }
-        let Some(peer) = self.context.identity.peer(leader) else { return };
-        let watching = until_gone(self.context.peers.clone(), peer.id, peer.address.clone());
-        self.context.contact.leads(term, leader);
+        let leader = JobManagerId(leader);
+        let Some(address) = self.context.identity.address(leader) else { return };
+        let watching = until_gone(self.context.peers.clone(), leader, address);
+        self.context.contact.leads(term, leader.0);
         self.case = Some(Case {
             vote,
-            leader: peer.id,
-            succession: Succession::new(this.0, leader, voters),
+            leader,
+            succession: Succession::new(this.0, leader.0, voters),
             watching: Some(Box::pin(watching)),
             seen: None,
             turn: 0,
@@ -271,8 +276,8 @@ impl Detector {
         if self.context.contact.last_word(case.leader.0).is_some_and(|word| word > seen + LAST_WORDS) {
             tracing::info!(leader = %case.leader, "the leader is there after all");
             (case.seen, case.due) = (None, None);
-            if let Some(peer) = self.context.identity.peer(case.leader.0) {
-                let watching = until_gone(self.context.peers.clone(), peer.id, peer.address.clone());
+            if let Some(address) = self.context.identity.address(case.leader) {
+                let watching = until_gone(self.context.peers.clone(), case.leader, address);
                 case.watching = Some(Box::pin(watching));
             }
             self.context.contact.gone(None);

@@ -25,8 +25,9 @@ pub enum OpenError {
     },
     /// The directory lacks what this member has acknowledged before.
     #[error(
-        "{} has lost data this JobManager has acknowledged: {what}; restore the newest copy, or remove the directory and \
-         add this JobManager to the group as a new member with another name", path.display()
+        "{} has lost data this JobManager has acknowledged: {what}; restore the newest copy, or replace this JobManager: \
+         perennial member remove its name, remove the directory, and add it to the group as a new member with another name: \
+         perennial member add NEWNAME=HOST:PORT", path.display()
     )]
     Behind {
         /// The directory.
@@ -36,8 +37,9 @@ pub enum OpenError {
     },
     /// A file cannot be read.
     #[error(
-        "{} is damaged: {what}; restore the directory from a copy made while the process was stopped, or remove it and \
-         add this JobManager to the group as a new member with another name", path.display()
+        "{} is damaged: {what}; restore the directory from a copy made while the process was stopped, or \
+         replace this JobManager: perennial member remove its name, remove the directory, and add it to the group as a new \
+         member with another name: perennial member add NEWNAME=HOST:PORT", path.display()
     )]
     Damaged {
         /// The file or directory.
@@ -45,6 +47,20 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// It neither founds the group nor was it told to join.
+    #[error(
+        "this JobManager, {name}, is none of the members that found the group ({peers}), and its data directory is of no group; \
+         to join: perennial member add {name}=HOST:PORT, then start this process with `jobmanager.raft.join: true`"
+    )]
+    NotAMember {
+        /// Its name.
+        name: String,
+        /// `jobmanager.raft.peers`.
+        peers: String,
+    },
+    /// The group it was to join does not want it.
+    #[error("{0}")]
+    Refused(String),
     /// The operating system refused.
     #[error("could not {action} {}", path.display())]
     Io {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Instant, RaftMetrics, ServerState};
+use openraft::{ChangeMembers, Instant, RaftMetrics, ServerState};
 use perennial_types::{ClusterId, JobManagerId, LeaderEpoch};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 use crate::command::Command;
 use crate::contact::{Contact, Gone};
 use crate::identity::Identity;
+use crate::kv::{self, list};
 use crate::leadership::{Cause, Leader, LeadershipView, TakeOver};
 use crate::log::LogStore;
 use crate::machine::Progress;
 use crate::marker::{Floor, MarkerFile};
-use crate::raft::{Proposal, TypeConfig};
+use crate::members::Members;
+use crate::raft::{LogId, Proposal, TypeConfig};
 use crate::service::Raft;
+use crate::state::{Shared, StateDb};
 
 /// Entries a follower may get ahead of what is remembered of it before that is written again, and time after which it
 /// is written however few they are, with how far this member has come: one small write a second while the log grows.
@@ -38,6 +41,7 @@ pub(crate) struct Follow {
     pub(crate) contact: Arc<Contact>,
     /// The leader whose process is gone.
     pub(crate) gone: watch::Receiver<Option<Gone>>,
+    pub(crate) state: StateDb,
     pub(crate) view: watch::Sender<LeadershipView>,
     /// How this member's newest leadership began; told before the view says that it serves.
     pub(crate) take_over: watch::Sender<Option<TakeOver>>,
@@ -67,12 +71,14 @@ impl Follow {
         let mut begun: Option<Begun> = None;
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         let mut failed = None;
+        let mut members_seen = None;
         loop {
             let now = metrics.borrow_watched().clone();
             if now.running_state.is_err() {
                 break;
             }
             let progress = *self.progress.borrow_and_update();
+            self.follow_members(&now, progress, &mut members_seen);
             let gone = *self.gone.borrow_and_update();
             if now.state == ServerState::Leader {
                 if begun.is_none_or(|begun| begun.term != now.current_term) {
@@ -146,13 +152,35 @@ impl Follow {
         });
     }
 
+    /// Takes over what the log says of the members, when it says something new or that is applied.
+    fn follow_members(
+        &self,
+        now: &RaftMetrics<TypeConfig>,
+        progress: Progress,
+        seen: &mut Option<(Option<LogId>, bool)>,
+    ) {
+        let id = *now.membership_config.log_id();
+        let applied = id.is_some_and(|id| id.index <= progress.applied);
+        if *seen == Some((id, applied)) {
+            return;
+        }
+        let members = Members::read(&now.membership_config, self.identity.founders());
+        match list::<kv::removed_member::RemovedMember>(&Shared(&self.state), &[]) {
+            Ok(removed) => {
+                self.identity.set_logged(members, removed);
+                *seen = Some((id, applied));
+            }
+            Err(error) => tracing::error!(%error, "the removed members cannot be read"),
+        }
+    }
+
     fn view_of(&self, now: &RaftMetrics<TypeConfig>, progress: Progress, gone: Option<Gone>) -> LeadershipView {
         let this = self.identity.this();
         let epoch = LeaderEpoch(now.current_term);
         let is_gone = |id: &u64| gone.is_some_and(|gone| gone.term == now.current_term && gone.leader == *id);
-        let leader = now.current_leader.filter(|id| !is_gone(id)).and_then(|id| self.identity.peer(id));
-        let leader = leader.map(|peer| Leader { id: peer.id, address: peer.address.clone() });
-        let alone = self.identity.others().next().is_none();
+        let leader = now.current_leader.filter(|id| !is_gone(id)).map(JobManagerId);
+        let leader = leader.and_then(|id| Some(Leader { id, address: self.identity.address(id)? }));
+        let alone = self.identity.members().is_sole_voter(this);
         let acknowledged = now.last_quorum_acked.is_some_and(|at| at.elapsed() < self.lease);
         let leads = now.state == ServerState::Leader
             && now.current_leader == Some(this.0)
@@ -209,6 +237,10 @@ async fn open_leadership(raft: Raft, this: JobManagerId, unnamed: bool) {
             let lead = Command::Lead { leader: this, at_ms: unix_ms() };
             proposed = propose(&raft, &lead).await;
         }
+        if proposed.is_ok() {
+            // The leader before may have died between the two entries of a change of the members.
+            proposed = finish_change(&raft).await;
+        }
         match proposed {
             Ok(()) => return,
             Err(error) => tracing::debug!(error, "the leadership could not be opened yet"),
@@ -218,6 +250,16 @@ async fn open_leadership(raft: Raft, this: JobManagerId, unnamed: bool) {
         }
         tokio::time::sleep(OPENING_PAUSE).await;
     }
+}
+
+/// Completes a change of the members that was left half done.
+pub(crate) async fn finish_change(raft: &Raft) -> Result<(), String> {
+    let joint = raft.metrics().borrow_watched().membership_config.get_joint_config().len() > 1;
+    if !joint {
+        return Ok(());
+    }
+    let nobody = ChangeMembers::AddVoterIds(Default::default());
+    raft.change_membership(nobody, false).await.map(drop).map_err(|error| error.to_string())
 }
 
 async fn propose(raft: &Raft, command: &Command) -> Result<(), String> {

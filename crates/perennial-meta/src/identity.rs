@@ -1,13 +1,16 @@
-//! Who this member is, and whether a caller belongs to its group. Checked in every call, on both sides.
+//! Who this member is, who the others are, and whether a caller is one of them. Checked in every call, on both sides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perennial_rpc::raft::{RaftIdentity, RaftRpcError};
 use perennial_types::{Incarnation, JobManagerId};
+use tokio::sync::watch;
 
 use crate::config::{MetaConfig, Peer};
 use crate::marker::MarkerFile;
+use crate::members::{Members, Node};
 
 /// Different complaints logged; each is logged once. Bounded because peers may be of any opinion.
 const COMPLAINTS_MAX: usize = 64;
@@ -15,25 +18,49 @@ const COMPLAINTS_MAX: usize = 64;
 /// This member among its peers.
 pub(crate) struct Identity {
     this: JobManagerId,
-    peers: BTreeMap<u64, Peer>,
     group: u64,
+    founders: Vec<Peer>,
+    data_dir: PathBuf,
     incarnation: Incarnation,
     marker: Arc<MarkerFile>,
+    /// The members as this one's log has them.
+    logged: Mutex<Arc<Members>>,
+    /// The newest of that and of what others have said.
+    members: watch::Sender<Arc<Members>>,
+    /// Names of those that were removed, by number.
+    removed: Mutex<BTreeMap<u64, String>>,
     /// Newest process of each member that has greeted this one.
     greeted: Mutex<BTreeMap<u64, Incarnation>>,
     complaints: Mutex<BTreeSet<(u64, String)>>,
+    /// Addresses by name, where the configuration knows better than the membership.
+    addresses: BTreeMap<String, String>,
+    fatal: watch::Sender<Option<String>>,
 }
 
 impl Identity {
-    pub(crate) fn new(config: &MetaConfig, marker: Arc<MarkerFile>) -> Self {
+    pub(crate) fn new(config: &MetaConfig, marker: Arc<MarkerFile>, fatal: watch::Sender<Option<String>>) -> Self {
+        let held = marker.get();
+        let own = (config.name.clone(), config.address.clone());
+        let configured = config.peers.iter().map(|peer| (peer.name.clone(), peer.address.clone()));
+        // Before the group is founded the peer list is all there is.
+        let founding = match held.cluster {
+            None => Members::founding(&config.peers),
+            Some(_) => Members::default(),
+        };
         Self {
-            this: config.this,
-            peers: config.peers.iter().map(|peer| (peer.id.0, peer.clone())).collect(),
-            group: group_hash(&config.peers),
+            this: JobManagerId(held.member),
+            group: held.group,
+            founders: config.peers.clone(),
+            data_dir: config.data_dir.clone(),
             incarnation: Incarnation::random(),
             marker,
+            logged: Mutex::default(),
+            members: watch::channel(Arc::new(founding)).0,
+            removed: Mutex::default(),
             greeted: Mutex::default(),
             complaints: Mutex::default(),
+            addresses: std::iter::once(own).chain(configured).collect(),
+            fatal,
         }
     }
 
@@ -47,14 +74,65 @@ impl Identity {
         self.incarnation
     }
 
-    /// A member of the static list.
-    pub(crate) fn peer(&self, id: u64) -> Option<&Peer> {
-        self.peers.get(&id)
+    /// Hash of the founding members' names.
+    pub(crate) fn group(&self) -> u64 {
+        self.group
     }
 
-    /// All members but this one.
-    pub(crate) fn others(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().filter(|peer| peer.id != self.this)
+    /// The peer list of the configuration.
+    pub(crate) fn founders(&self) -> &[Peer] {
+        &self.founders
+    }
+
+    /// All members, as far as is known.
+    pub(crate) fn members(&self) -> Arc<Members> {
+        self.members.borrow().clone()
+    }
+
+    /// Follows them.
+    pub(crate) fn watch_members(&self) -> watch::Receiver<Arc<Members>> {
+        self.members.subscribe()
+    }
+
+    /// Takes what the log says now; it may also fall back behind an entry that was not committed.
+    pub(crate) fn set_logged(&self, members: Members, removed: Vec<(u64, String)>) {
+        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed.into_iter().collect();
+        if members.nodes.is_empty() {
+            return;
+        }
+        let members = Arc::new(members);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        self.members.send_if_modified(|current| {
+            // What others have said is committed there, and stays until the log here has come so far.
+            let heard = **current != **logged && current.index > members.index;
+            let changed = !heard && *current != members;
+            if changed {
+                current.clone_from(&members);
+            }
+            changed
+        });
+        *logged = members;
+    }
+
+    /// Takes what another member has said of the members, if that is newer.
+    pub(crate) fn hear_of(&self, members: Members) {
+        self.members.send_if_modified(|current| {
+            let newer = !members.nodes.is_empty() && (current.nodes.is_empty() || members.index > current.index);
+            if newer {
+                *current = Arc::new(members);
+            }
+            newer
+        });
+    }
+
+    /// Where a member is reached: hosts may see different addresses, so the own configuration goes first.
+    pub(crate) fn address_of(&self, node: &Node) -> String {
+        self.addresses.get(&node.name).unwrap_or(&node.address).clone()
+    }
+
+    /// The same by number.
+    pub(crate) fn address(&self, id: JobManagerId) -> Option<String> {
+        self.members().nodes.get(&id.0).map(|node| self.address_of(node))
     }
 
     /// What a call to a member says of its sender.
@@ -70,11 +148,12 @@ impl Identity {
 
     /// Whether the caller is a member of this group and means this member.
     pub(crate) fn check(&self, from: &RaftIdentity) -> Result<(), RaftRpcError> {
-        let checked = self.mismatch(from).map_or(Ok(()), Err);
-        if let Err(reason) = &checked {
+        let checked = self.mismatch(from).map_or(Ok(()), |reason| Err(RaftRpcError::Refused(reason)));
+        let checked = checked.and_then(|()| self.check_removed(from.from));
+        if let Err(RaftRpcError::Refused(reason) | RaftRpcError::Removed(reason)) = &checked {
             self.complain(from.from, &format!("a call of {} was refused: {reason}", from.from));
         }
-        checked.map_err(RaftRpcError::Refused)
+        checked
     }
 
     /// The same, and that no newer process has taken the caller's place.
@@ -91,31 +170,56 @@ impl Identity {
 
     fn mismatch(&self, from: &RaftIdentity) -> Option<String> {
         let this = self.this;
-        if from.group != self.group {
-            return Some(format!(
-                "{this} and {} have different lists of members; make `jobmanager.raft.peers` equal",
-                from.from
-            ));
-        }
-        if let (Some(ours), Some(theirs)) = (self.marker.cluster(), from.cluster)
-            && ours != theirs
-        {
-            return Some(format!(
-                "{this} belongs to cluster {ours}, {} to cluster {theirs}; correct `jobmanager.raft.peers`, or give one of them \
-                 another `jobmanager.data-dir`",
-                from.from
-            ));
-        }
+        let known = match (self.marker.cluster(), from.cluster) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                return Some(format!(
+                    "{this} belongs to cluster {ours}, {} to cluster {theirs}; correct `jobmanager.raft.peers`, or give one of \
+                     them another `jobmanager.data-dir`",
+                    from.from
+                ));
+            }
+            // A member of this cluster that is not known here was added after what this log has.
+            (Some(_), Some(_)) => true,
+            _ if from.group != self.group => {
+                return Some(format!(
+                    "{this} and {} have different lists of members; make `jobmanager.raft.peers` equal",
+                    from.from
+                ));
+            }
+            _ => self.members().nodes.contains_key(&from.from.0) || self.is_removed(from.from).is_some(),
+        };
         if from.to != this {
             return Some(format!(
                 "this is {this}, {} is meant; check the addresses in `jobmanager.raft.peers`",
                 from.to
             ));
         }
-        if from.from == this || !self.peers.contains_key(&from.from.0) {
+        if from.from == this || !known {
             return Some(format!("{} is no other member of this group; check `jobmanager.resource-id`", from.from));
         }
         None
+    }
+
+    /// The name of a member that was removed.
+    fn is_removed(&self, id: JobManagerId) -> Option<String> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).get(&id.0).cloned()
+    }
+
+    fn check_removed(&self, id: JobManagerId) -> Result<(), RaftRpcError> {
+        match self.is_removed(id) {
+            Some(name) => Err(RaftRpcError::Removed(removed_text(&name, id))),
+            None => Ok(()),
+        }
+    }
+
+    /// This member was told that it is none any more. The process has to end.
+    pub(crate) fn farewell(&self, reason: &str) {
+        let reason = format!("{reason}; its data directory is {}", self.data_dir.display());
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(reason);
+            first
+        });
     }
 
     /// Logs something about a peer that a person has to mend, once.
@@ -127,7 +231,15 @@ impl Identity {
     }
 }
 
-/// Hash of the names of all members, in order: FNV-1a, 64 bits. Addresses may change, names may not.
+/// What a removed member is told.
+pub(crate) fn removed_text(name: &str, id: JobManagerId) -> String {
+    format!(
+        "{name} ({id}) was removed from the group; to bring this JobManager back, remove its data directory and add it to the \
+         group as a new member with another name: perennial member add NEWNAME=HOST:PORT"
+    )
+}
+
+/// Hash of the names of the founding members, in order: FNV-1a, 64 bits. Addresses may change, names may not.
 pub(crate) fn group_hash(peers: &[Peer]) -> u64 {
     let names = peers.iter().flat_map(|peer| peer.name.bytes().chain([0]));
     names.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))

@@ -9,6 +9,7 @@
 //! | `01` | [`cluster`] | – | the cluster's name |
 //! | `02` | [`applied`] | – | id of the last entry applied |
 //! | `03` | [`membership`] | – | Raft's membership as of an entry |
+//! | `04` | [`removed_member`] | number | a member that was removed |
 //! | `10` | [`job`] | job | what changes of a job |
 //! | `11` | [`job_graph`] | job | plan and graph |
 //! | `12` | [`request`] | request | the job it made |
@@ -26,6 +27,7 @@ pub(crate) mod job;
 pub(crate) mod job_graph;
 pub(crate) mod leadership;
 pub(crate) mod membership;
+pub(crate) mod removed_member;
 pub(crate) mod request;
 
 use serde::Serialize;

@@ -16,6 +16,9 @@
 //! takes part only after its peers agree that its directory has forgotten nothing (`admission.rs`, `marker.rs`): Raft
 //! is only safe among members that remember.
 //!
+//! The peer list of the configuration founds the group; afterwards its members are those of the log (`members.rs`), and are
+//! changed one at a time (`change.rs`).
+//!
 //! Architecture invariants: only this crate names openraft, raft-log and sled, and none of their types leaves it. Outside,
 //! Raft's term is the `LeaderEpoch`. `apply.rs` reads no clock and has no randomness.
 //!
@@ -23,6 +26,7 @@
 
 mod admission;
 mod apply;
+mod change;
 mod command;
 mod config;
 mod contact;
@@ -31,15 +35,18 @@ mod error;
 mod files;
 mod follow;
 mod identity;
+mod join;
 mod kv;
 mod leadership;
 mod log;
 mod machine;
 mod marker;
+mod members;
 mod network;
 mod raft;
 mod reader;
 mod record;
+mod save;
 mod service;
 mod snapshot;
 mod state;
@@ -56,4 +63,4 @@ pub use reader::{ReadError, StateReader};
 pub use record::{
     ArtifactRecord, DesiredState, ExecutionRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution,
 };
-pub use store::{Member, MetaStore, Written};
+pub use store::{Member, MembershipWatch, MetaStore, RaftRole, Standing, Written};

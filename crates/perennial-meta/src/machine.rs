@@ -13,6 +13,7 @@ use crate::apply::{EntryId, apply};
 use crate::command::{Command, Outcome};
 use crate::kv::{self, StateError, list, put, read};
 use crate::marker::MarkerFile;
+use crate::members::note_removed;
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, term_of};
 use crate::snapshot::{SnapshotDir, SnapshotFile, Unfinished};
 use crate::state::StateDb;
@@ -68,8 +69,10 @@ impl Machine {
             let (outcome, changes) = match entry.payload {
                 EntryPayload::Blank => (Outcome::Ignored, Vec::new()),
                 EntryPayload::Membership(members) => {
-                    membership = StoredMembership::new(Some(id), members);
-                    (Outcome::Ignored, vec![put::<kv::membership::Membership>(&(), &membership)])
+                    let old = std::mem::replace(&mut membership, StoredMembership::new(Some(id), members));
+                    let mut changes = note_removed(&old, &membership);
+                    changes.push(put::<kv::membership::Membership>(&(), &membership));
+                    (Outcome::Ignored, changes)
                 }
                 EntryPayload::Normal(proposal) => {
                     // Bytes of a version this build does not know: it must not guess, and cannot go on without them.

@@ -22,7 +22,7 @@ use crate::error::OpenError;
 use crate::files;
 
 const MAGIC: &[u8; 4] = b"PMRK";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How far a directory has been.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub(crate) struct Marker {
     pub(crate) cluster: Option<ClusterId>,
     /// Which member's directory this is.
     pub(crate) member: u64,
-    /// Hash of the peer list it was made with.
+    /// Hash of the founding members' names.
     pub(crate) group: u64,
     /// Name of this directory, made with it.
     pub(crate) directory: [u8; 16],
@@ -71,6 +71,27 @@ pub(crate) struct Marker {
     pub(crate) floor: Floor,
     /// The other members.
     pub(crate) members: BTreeMap<u64, KnownMember>,
+    /// Name of the member; empty when the marker was written before it had one.
+    pub(crate) name: String,
+}
+
+/// Content of version 1: without the name.
+#[derive(Deserialize)]
+struct MarkerV1 {
+    cluster: Option<ClusterId>,
+    member: u64,
+    group: u64,
+    directory: [u8; 16],
+    admitted: bool,
+    floor: Floor,
+    members: BTreeMap<u64, KnownMember>,
+}
+
+impl From<MarkerV1> for Marker {
+    fn from(old: MarkerV1) -> Self {
+        let MarkerV1 { cluster, member, group, directory, admitted, floor, members } = old;
+        Self { cluster, member, group, directory, admitted, floor, members, name: String::new() }
+    }
 }
 
 impl Marker {
@@ -89,7 +110,8 @@ impl Marker {
         let body = body.strip_prefix(MAGIC).ok_or("it is no marker")?;
         match body {
             [VERSION, body @ ..] => postcard::from_bytes(body).map_err(|error| error.to_string()),
-            [version, ..] => Err(format!("it has version {version}, this build reads {VERSION}")),
+            [1, body @ ..] => postcard::from_bytes::<MarkerV1>(body).map(Self::from).map_err(|error| error.to_string()),
+            [version, ..] => Err(format!("it has version {version}, this build reads 1 to {VERSION}")),
             [] => Err("it is too short".to_owned()),
         }
     }
@@ -183,6 +205,7 @@ mod tests {
             admitted: true,
             floor: Floor { term: 7, index: 9 },
             members: BTreeMap::from([(1, known)]),
+            name: "jm-2".to_owned(),
         }
     }
 
@@ -212,6 +235,14 @@ mod tests {
         std::fs::write(&path, b"garbage").unwrap();
         let error = MarkerFile::open(&path).unwrap_err().to_string();
         assert!(error.contains("marker is damaged: its checksum is wrong"), "{error}");
+    }
+
+    #[test]
+    fn the_first_version_is_read() {
+        let hex = "504d524b01010101010101010101010101010101010102030505050505050505050505050505050501070901010404040404040404040404040404040402ac0229fe0618";
+        let bytes = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(bytes).collect();
+        assert_eq!(Marker::decode(&bytes), Ok(Marker { name: String::new(), ..marker() }));
     }
 
     #[test]

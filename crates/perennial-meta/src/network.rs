@@ -1,7 +1,7 @@
 //! The side that calls: openraft's network traits over one long-lived connection per peer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,7 +47,8 @@ const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
 /// Connections to all other members.
 pub(crate) struct Peers {
     identity: Arc<Identity>,
-    clients: BTreeMap<u64, RaftClient>,
+    /// By number, each with the address it was made for.
+    clients: Mutex<BTreeMap<u64, (String, RaftClient)>>,
 }
 
 /// First payload of a snapshot.
@@ -59,22 +60,11 @@ pub(crate) struct SnapshotHeader {
 }
 
 impl Peers {
-    /// Prepares the connections. Has to be called within a tokio runtime, which then drives them.
-    pub(crate) fn new(identity: Arc<Identity>) -> Result<Self, RaftRpcError> {
-        let client = |peer: &crate::Peer| {
-            let config = RaftClientConfig {
-                peer: peer.id,
-                address: peer.address.clone(),
-                connect_timeout: CONNECT_TIMEOUT,
-                keep_alive: KEEP_ALIVE,
-            };
-            Ok((peer.id.0, RaftClient::new(&config)?))
-        };
-        let clients = identity.others().map(client).collect::<Result<_, RaftRpcError>>()?;
-        Ok(Self { identity, clients })
+    pub(crate) fn new(identity: Arc<Identity>) -> Self {
+        Self { identity, clients: Mutex::default() }
     }
 
-    /// Asks a member something.
+    /// Asks a member something. Has to be called within a tokio runtime, which then drives the connection.
     pub(crate) async fn call(
         &self,
         to: JobManagerId,
@@ -96,15 +86,37 @@ impl Peers {
         self.note(to, watched)
     }
 
-    fn client(&self, to: JobManagerId) -> Result<&RaftClient, RaftRpcError> {
-        let unknown = || RaftRpcError::Refused(format!("{to} is not in `jobmanager.raft.peers`"));
-        self.clients.get(&to.0).ok_or_else(unknown)
+    /// The connection to a member, made when it is first needed and when its address has changed.
+    pub(crate) fn client(&self, to: JobManagerId) -> Result<RaftClient, RaftRpcError> {
+        let unknown = || RaftRpcError::NotReady(format!("{to} is no member this JobManager knows of"));
+        let address = self.identity.address(to).ok_or_else(unknown)?;
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, client)) = clients.get(&to.0)
+            && *at == address
+        {
+            return Ok(client.clone());
+        }
+        let config = RaftClientConfig {
+            peer: to,
+            address: address.clone(),
+            connect_timeout: CONNECT_TIMEOUT,
+            keep_alive: KEEP_ALIVE,
+        };
+        let client = RaftClient::new(&config)?;
+        let members = self.identity.members();
+        clients.retain(|id, _| members.nodes.contains_key(id));
+        clients.insert(to.0, (address, client.clone()));
+        Ok(client)
     }
 
     /// Logs a refusal, once: it lasts until a person acts.
     fn note<T>(&self, to: JobManagerId, answer: Result<T, RaftRpcError>) -> Result<T, RaftRpcError> {
-        if let Err(RaftRpcError::Refused(reason)) = &answer {
-            self.identity.complain(to, &format!("{to} refused a call: {reason}"));
+        match &answer {
+            Err(RaftRpcError::Refused(reason)) => {
+                self.identity.complain(to, &format!("{to} refused a call: {reason}"));
+            }
+            Err(RaftRpcError::Removed(reason)) => self.identity.farewell(reason),
+            _ => {}
         }
         answer
     }
@@ -124,7 +136,7 @@ pub(crate) struct Network {
 impl RaftNetworkFactory<TypeConfig> for Networks {
     type Network = Network;
 
-    async fn new_client(&mut self, target: u64, _node: &BasicNode) -> Network {
+    async fn new_client(&mut self, target: u64, _: &BasicNode) -> Network {
         Network { peers: self.0.clone(), to: JobManagerId(target), pipelined: true }
     }
 

@@ -19,6 +19,7 @@ use crate::identity::Identity;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::marker::{Floor, MarkerFile};
+use crate::members::Members;
 use crate::network::SnapshotHeader;
 use crate::raft::TypeConfig;
 use crate::snapshot::{SnapshotDir, SnapshotFile};
@@ -110,11 +111,21 @@ impl Service {
     }
 
     async fn answer(&self, call: RaftCall, from: RaftIdentity, payload: Bytes) -> Result<Bytes, RaftRpcError> {
-        if call != RaftCall::Handshake {
+        if !matches!(call, RaftCall::Handshake | RaftCall::Farewell) {
             self.admit(&from)?;
         }
         match call {
             RaftCall::Handshake => self.welcome(from, &payload).await,
+            RaftCall::Farewell => {
+                self.identity.check(&from)?;
+                // Only one who belongs to this cluster and says so is believed.
+                if from.cluster.is_none() || from.cluster != self.marker.cluster() {
+                    return Err(RaftRpcError::Refused("the cluster is not the same".to_owned()));
+                }
+                let reason: String = wire::decode(&payload)?;
+                self.identity.farewell(&reason);
+                Ok(Bytes::new())
+            }
             RaftCall::Vote => {
                 let request: VoteRequest<TypeConfig> = wire::decode(&payload)?;
                 self.raft.vote(request).await.map(|answer| encoded(&answer)).map_err(stopped)
@@ -163,7 +174,13 @@ impl Service {
         let io =
             |error: &dyn std::fmt::Display| RaftRpcError::NotReady(format!("could not remember the caller: {error}"));
         remembered.await.map_err(|error| io(&error))?.map_err(|error| io(&error))?;
-        Ok(encoded(&Welcome { empty: self.is_empty() }))
+        let members = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            Members::read(&metrics.committed_membership_config, self.identity.founders())
+        };
+        let directory = self.marker.get().directory;
+        Ok(encoded(&Welcome { empty: self.is_empty(), directory, members }))
     }
 
     /// What a member has acknowledged to this one, while it leads.

@@ -16,11 +16,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use perennial_rpc::group::Place;
 use perennial_types::Incarnation;
 use rustix::fs::FlockOperation;
 
 use crate::admission::Directory;
-use crate::config::MetaConfig;
+use crate::config::{MetaConfig, peer_list};
 use crate::error::OpenError;
 use crate::files;
 use crate::identity::group_hash;
@@ -42,13 +43,18 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// Opens or makes the directory. Blocks.
-    pub(crate) fn open(config: &MetaConfig) -> Result<Self, OpenError> {
+    /// Whether the directory belongs to a member already.
+    pub(crate) fn is_claimed(config: &MetaConfig) -> bool {
+        config.data_dir.join("meta").join("marker").exists()
+    }
+
+    /// Opens or makes the directory; the place in a group is needed to make the one of a member that joins. Blocks.
+    pub(crate) fn open(config: &MetaConfig, place: Option<&Place>) -> Result<Self, OpenError> {
         let dir = config.data_dir.join("meta");
         files::create_dir_all(&dir).map_err(|source| OpenError::io("create", &dir, source))?;
         let lock = lock(&dir)?;
         settle(&config.data_dir, &dir)?;
-        let marker = Arc::new(open_marker(&dir, config)?);
+        let marker = Arc::new(open_marker(&dir, config, place)?);
         let directory = if marker.get().admitted { Directory::Returning } else { Directory::New };
         let log = LogStore::open(&dir.join("log"), marker.clone())?;
         let snapshots = open_snapshots(&dir.join("snapshot"), &log)?;
@@ -101,9 +107,8 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn open_marker(dir: &Path, config: &MetaConfig) -> Result<MarkerFile, OpenError> {
+fn open_marker(dir: &Path, config: &MetaConfig, place: Option<&Place>) -> Result<MarkerFile, OpenError> {
     let path = dir.join("marker");
-    let group = group_hash(&config.peers);
     let Some(file) = MarkerFile::open(&path)? else {
         for part in ["log", "snapshot"] {
             if dir.join(part).exists() {
@@ -113,14 +118,22 @@ fn open_marker(dir: &Path, config: &MetaConfig) -> Result<MarkerFile, OpenError>
                 });
             }
         }
+        let (cluster, member, group) = match (place, config.founder()) {
+            (Some(place), _) => (Some(place.cluster), place.id, place.group),
+            (None, Some(founder)) => (None, founder.id, group_hash(&config.peers)),
+            (None, None) => {
+                return Err(OpenError::NotAMember { name: config.name.clone(), peers: peer_list(&config.peers) });
+            }
+        };
         let marker = Marker {
-            cluster: None,
-            member: config.this.0,
+            cluster,
+            member: member.0,
             group,
             directory: *Incarnation::random().as_bytes(),
-            admitted: config.peers.len() <= 1,
+            admitted: cluster.is_none() && config.peers.len() <= 1,
             floor: Floor::default(),
             members: Default::default(),
+            name: config.name.clone(),
         };
         let file = MarkerFile::create(&path, marker)?;
         files::sync_parent(dir).map_err(|source| OpenError::io("sync", dir, source))?;
@@ -128,12 +141,21 @@ fn open_marker(dir: &Path, config: &MetaConfig) -> Result<MarkerFile, OpenError>
     };
     let marker = file.get();
     let foreign = |found: String, this: String| OpenError::Foreign { path: dir.to_owned(), found, this };
-    if marker.group != group {
+    let unnamed = marker.name.is_empty();
+    // Once the group is founded, its log says who is in it; before that, and for markers without a name, the list does.
+    if (unnamed || marker.cluster.is_none()) && marker.group != group_hash(&config.peers) {
         let names: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
         return Err(foreign("a group with other members".to_owned(), format!("in a group of {}", names.join(", "))));
     }
-    if marker.member != config.this.0 {
-        return Err(foreign(format!("jm-{}", marker.member), config.this.to_string()));
+    if unnamed {
+        let this = config.founder().map(|founder| founder.id);
+        if this.is_none_or(|id| id.0 != marker.member) {
+            return Err(foreign(format!("jm-{}", marker.member), config.name.clone()));
+        }
+        let named = file.update(|marker| marker.name.clone_from(&config.name));
+        named.map_err(|source| OpenError::io("write", &path, source))?;
+    } else if marker.name != config.name {
+        return Err(foreign(marker.name, config.name.clone()));
     }
     Ok(file)
 }

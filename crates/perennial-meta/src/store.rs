@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
-use openraft::impls::BasicNode;
 use openraft::raft::ReadPolicy;
-use openraft::{ServerState, SnapshotPolicy};
+use openraft::{Instant as _, ServerState, SnapshotPolicy};
 use perennial_rpc::raft::{RaftService, raft_service};
 use perennial_types::{JobManagerId, LeaderEpoch};
 use tokio::sync::{mpsc, watch};
@@ -21,19 +20,23 @@ use crate::detector::{Context, Detector};
 use crate::error::{OpenError, WriteError};
 use crate::follow::Follow;
 use crate::identity::Identity;
+use crate::join::find_place;
+use crate::kv::{self, list};
 use crate::leadership::{LeadershipView, TakeOver};
 use crate::log::LogStore;
 use crate::machine::{Machine, Progress};
 use crate::marker::MarkerFile;
+use crate::members::{Members, stored_node};
 use crate::network::{Networks, Peers};
 use crate::raft::{Proposal, TypeConfig, term_of};
 use crate::reader::StateReader;
 use crate::service::{Gate, Handle, Raft, Service};
+use crate::snapshot::SnapshotDir;
 use crate::state::StateDb;
 use crate::storage::{Storage, position};
 
 /// Time a write has: several elections, and less than a client waits.
-const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time a leader has to hand over before it stops anyway.
 const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
@@ -67,7 +70,7 @@ pub struct Written {
 pub struct Member {
     /// Its number.
     pub id: JobManagerId,
-    /// Its name in the peer list.
+    /// Its name.
     pub name: String,
     /// RPC address, `host:port`.
     pub address: String,
@@ -77,18 +80,65 @@ pub struct Member {
     pub lag: Option<u64>,
 }
 
+/// How this member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// What it is in Raft.
+    pub role: RaftRole,
+    /// Index of the last entry of its log.
+    pub last_log: u64,
+    /// Index of the last entry it knows to be committed.
+    pub committed: u64,
+    /// Index of the last entry in its newest snapshot; 0 without one.
+    pub snapshot: u64,
+    /// A leader's: since a quorum last acknowledged it.
+    pub quorum_ack: Option<Duration>,
+}
+
+/// What a member is in Raft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaftRole {
+    /// It leads.
+    Leader,
+    /// It votes and follows.
+    Follower,
+    /// It stands for election.
+    Candidate,
+    /// It follows without a vote.
+    Learner,
+}
+
+/// Follows changes of the members.
+#[derive(Clone)]
+pub struct MembershipWatch(watch::Receiver<Arc<Members>>);
+
+impl MembershipWatch {
+    /// Resolves at the next change, or never when the store has stopped.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 /// The replicated metadata store: one member of the JobManager group. Cheap to clone.
 #[derive(Clone)]
 pub struct MetaStore {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    raft: Raft,
-    config: MetaConfig,
+pub(crate) struct Inner {
+    pub(crate) raft: Raft,
+    pub(crate) config: MetaConfig,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) marker: Arc<MarkerFile>,
+    /// Held while the members or the leader are changed on demand: one change at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     service: Handle,
     log: LogStore,
-    state: StateDb,
+    pub(crate) snapshots: SnapshotDir,
+    pub(crate) state: StateDb,
     view: watch::Receiver<LeadershipView>,
     take_over: watch::Receiver<Option<TakeOver>>,
     gone: watch::Receiver<Option<Gone>>,
@@ -102,13 +152,23 @@ struct Inner {
 }
 
 impl MetaStore {
-    /// Opens the storage and starts the member. Returns at once, before any election and before any peer answers.
+    /// Opens the storage and starts the member. Returns at once, before any election and before any peer answers; only a
+    /// member that joins and has nothing yet waits until it was added, and says so in the log.
     ///
     /// [`MetaStore::raft_service`] has to be mounted on the RPC server of this JobManager for a group to form.
     pub async fn open(config: MetaConfig) -> Result<MetaStore, OpenError> {
-        let opening = config.clone();
-        let opened = tokio::task::spawn_blocking(move || Storage::open(&opening)).await;
+        let mut place = match config.join && !Storage::is_claimed(&config) {
+            true => Some(find_place(&config).await?),
+            false => None,
+        };
+        let (opening, given) = (config.clone(), place.clone());
+        let opened = tokio::task::spawn_blocking(move || Storage::open(&opening, given.as_ref())).await;
         let storage = opened.map_err(|error| OpenError::Start(error.to_string()))??;
+        // It ended before it had heard who the members are.
+        if config.join && place.is_none() && storage.log.last().is_ok_and(|last| last.is_none()) {
+            place = Some(find_place(&config).await?);
+        }
+        let known = place.map(Members::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(4)
@@ -116,7 +176,7 @@ impl MetaStore {
             .enable_all()
             .build()
             .map_err(|error| OpenError::Start(format!("no threads: {error}")))?;
-        let started = runtime.spawn(start(config, storage)).await;
+        let started = runtime.spawn(start(config, storage, known)).await;
         let started = started.map_err(|error| OpenError::Start(error.to_string())).and_then(|started| started);
         match started {
             Ok(inner) => {
@@ -192,25 +252,60 @@ impl MetaStore {
         self.inner.applied.clone()
     }
 
-    /// All members of the static list.
+    /// This member's number.
+    pub fn this(&self) -> JobManagerId {
+        self.inner.identity.this()
+    }
+
+    /// Where others reach this member, `host:port`.
+    pub fn address(&self) -> String {
+        self.inner.identity.address(self.this()).unwrap_or_else(|| self.inner.config.address.clone())
+    }
+
+    /// Follows changes of the members, as far as this member knows.
+    pub fn membership(&self) -> MembershipWatch {
+        MembershipWatch(self.inner.identity.watch_members())
+    }
+
+    /// How this member stands.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let role = match metrics.state {
+            ServerState::Leader => RaftRole::Leader,
+            ServerState::Candidate => RaftRole::Candidate,
+            ServerState::Learner => RaftRole::Learner,
+            ServerState::Follower | ServerState::Shutdown => RaftRole::Follower,
+        };
+        Standing {
+            role,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            snapshot: metrics.snapshot.map_or(0, |id| id.index),
+            quorum_ack: metrics.last_quorum_acked.filter(|_| role == RaftRole::Leader).map(|at| at.elapsed()),
+        }
+    }
+
+    /// All members, as far as this one knows.
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let last = metrics.last_log_index.unwrap_or(0);
         let applied = metrics.last_applied.map_or(0, |id| id.index);
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let member = |peer: &crate::Peer| {
-            let matched = metrics.replication.as_ref().and_then(|replication| *replication.get(&peer.id.0)?);
-            let reached = if peer.id == self.inner.config.this { Some(applied) } else { matched.map(|id| id.index) };
+        let identity = &self.inner.identity;
+        let founded = !metrics.membership_config.get_joint_config().is_empty();
+        let member = |(id, node): (&u64, &crate::members::Node)| {
+            let matched = metrics.replication.as_ref().and_then(|replication| *replication.get(id)?);
+            let reached = if *id == identity.this().0 { Some(applied) } else { matched.map(|id| id.index) };
             Member {
-                id: peer.id,
-                name: peer.name.clone(),
-                address: peer.address.clone(),
-                voter: voters.contains(&peer.id.0),
+                id: JobManagerId(*id),
+                name: node.name.clone(),
+                address: identity.address_of(node),
+                voter: node.voter && founded,
                 lag: reached.map(|reached| last.saturating_sub(reached)),
             }
         };
-        self.inner.config.peers.iter().map(member).collect()
+        identity.members().nodes.iter().map(member).collect()
     }
 
     /// Resolves when this member can no longer take part, with the reason and what to do. The process has to exit.
@@ -253,7 +348,7 @@ impl MetaStore {
 
     /// Asks the follower that is furthest to lead, and waits until somebody else does.
     async fn hand_over(&self) {
-        let this = self.inner.config.this.0;
+        let this = self.inner.identity.this().0;
         let mut metrics = self.inner.raft.metrics();
         let next = {
             let now = metrics.borrow_watched();
@@ -279,10 +374,10 @@ impl MetaStore {
 
     fn not_leader(&self, forward: ForwardToLeader<TypeConfig>) -> WriteError {
         let gone = *self.inner.gone.borrow();
-        let is_gone = |id: &u64| gone.is_some_and(|gone| gone.leader == *id);
-        let leader = forward.leader_id.filter(|id| *id != self.inner.config.this.0 && !is_gone(id));
-        let leader = leader.and_then(|id| self.inner.config.peer(JobManagerId(id)));
-        WriteError::NotLeader { leader: leader.map(|peer| (peer.id, peer.address.clone())) }
+        let is_gone = |id: &JobManagerId| gone.is_some_and(|gone| gone.leader == id.0);
+        let leader = forward.leader_id.map(JobManagerId).filter(|id| *id != self.this() && !is_gone(id));
+        let leader = leader.and_then(|id| Some((id, self.inner.identity.address(id)?)));
+        WriteError::NotLeader { leader }
     }
 }
 
@@ -300,23 +395,32 @@ fn no_quorum() -> WriteError {
     WriteError::Unavailable(format!("no quorum answered within {} s", WRITE_DEADLINE.as_secs()))
 }
 
-/// Starts openraft and the tasks beside it, on the runtime it is called on.
-async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError> {
+/// Starts openraft and the tasks beside it, on the runtime it is called on. `known` are the members as a member that joins
+/// was told.
+async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> Result<Inner, OpenError> {
     let Storage { marker, log, snapshots, state, directory, lock } = storage;
     let failed = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
-    let identity = Arc::new(Identity::new(&config, marker.clone()));
-    let peers = Arc::new(Peers::new(identity.clone()).map_err(|error| failed(&error))?);
+    let (fatal_sender, fatal) = watch::channel(None);
+    let identity = Arc::new(Identity::new(&config, marker.clone(), fatal_sender.clone()));
+    let peers = Arc::new(Peers::new(identity.clone()));
     let (progress_sender, progress) = watch::channel(Progress::default());
     let (applied_sender, applied) = watch::channel(0);
     let machine = Machine::new(state.clone(), snapshots.clone(), marker.clone(), progress_sender, applied_sender)
         .map_err(|error| failed(&error))?;
     let engine = engine_config(&config).map_err(|error| failed(&error))?;
-    let raft = Raft::new(config.this.0, Arc::new(engine), Networks(peers.clone()), log.clone(), machine)
+    let raft = Raft::new(identity.this().0, Arc::new(engine), Networks(peers.clone()), log.clone(), machine)
         .await
         .map_err(|error| failed(&error))?;
+    // What the log says, committed or not, is the newest this member knows.
+    let logged = raft.with_raft_state(|state| state.membership_state.effective().clone()).await;
+    let logged = Members::read(&*logged.map_err(|error| failed(&error))?, &config.peers);
+    let removed = list::<kv::removed_member::RemovedMember>(&state, &[]).map_err(|error| failed(&error))?;
+    identity.set_logged(logged, removed);
+    if let Some(known) = known {
+        identity.hear_of(known);
+    }
     let (gate_sender, gate) = watch::channel(Gate::Closed);
     let (view_sender, view) = watch::channel(LeadershipView::default());
-    let (fatal_sender, fatal) = watch::channel(None);
     let (take_over_sender, take_over) = watch::channel(None);
     let (gone_sender, gone) = watch::channel(None);
     let contact = Arc::new(Contact::new());
@@ -339,6 +443,7 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
         progress,
         contact: contact.clone(),
         gone: gone.clone(),
+        state: state.clone(),
         view: view_sender,
         take_over: take_over_sender,
         fatal: fatal_sender.clone(),
@@ -352,6 +457,7 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     let joining = Joining {
         raft: raft.clone(),
         config: config.clone(),
+        identity: identity.clone(),
         marker: marker.clone(),
         gate: gate_sender,
         fatal: fatal_sender,
@@ -362,7 +468,7 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     };
     // One decision at a time: the next round of greetings waits until the last one was acted upon.
     let (decided, mut decisions) = mpsc::channel(1);
-    tokio::spawn(greet_all(identity.clone(), peers, marker.clone(), directory, position, decided));
+    tokio::spawn(greet_all(identity.clone(), peers.clone(), marker.clone(), directory, position, decided));
     let stopped = stop.clone();
     tokio::spawn(async move {
         while let Some(Some(decision)) = stopped.run_until_cancelled(decisions.recv()).await {
@@ -372,10 +478,10 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     let receiving = Arc::default();
     let service = Service {
         raft: raft.clone(),
-        identity,
-        marker,
+        identity: identity.clone(),
+        marker: marker.clone(),
         log: log.clone(),
-        snapshots,
+        snapshots: snapshots.clone(),
         gate,
         contact,
         detector: detector_handle,
@@ -384,7 +490,27 @@ async fn start(config: MetaConfig, storage: Storage) -> Result<Inner, OpenError>
     };
     let service = Handle(Arc::new(service));
     let runtime = Mutex::new(None);
-    Ok(Inner { raft, config, service, log, state, view, take_over, gone, applied, fatal, stop, runtime, _lock: lock })
+    let changing = tokio::sync::Mutex::new(());
+    Ok(Inner {
+        raft,
+        config,
+        identity,
+        peers,
+        marker,
+        changing,
+        service,
+        log,
+        snapshots,
+        state,
+        view,
+        take_over,
+        gone,
+        applied,
+        fatal,
+        stop,
+        runtime,
+        _lock: lock,
+    })
 }
 
 fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::ConfigError> {
@@ -413,6 +539,7 @@ fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::Conf
 struct Joining {
     raft: Raft,
     config: MetaConfig,
+    identity: Arc<Identity>,
     marker: Arc<MarkerFile>,
     gate: watch::Sender<Gate>,
     fatal: watch::Sender<Option<String>>,
@@ -433,8 +560,10 @@ impl Joining {
                 self.raft.runtime_config().elect(false);
                 let reason = format!(
                     "{reason}; this JobManager must not take part with the data directory {}: restore the newest copy of it, \
-                     or remove it and add this JobManager to the group as a new member with another name",
-                    self.config.data_dir.display()
+                     or replace this JobManager: perennial member remove {}, remove the directory, and add it to the group as a \
+                     new member with another name: perennial member add NEWNAME=HOST:PORT",
+                    self.config.data_dir.display(),
+                    self.config.name
                 );
                 self.fatal.send_replace(Some(reason));
             }
@@ -449,17 +578,24 @@ impl Joining {
         self.gate.send_replace(Gate::Open);
         self.raft.runtime_config().elect(true);
         let founded = self.raft.is_initialized().await.map_err(|error| error.to_string())?;
-        let rank = self.config.peers.iter().take_while(|peer| peer.id != self.config.this).count();
         if founded {
             // Alone, there is no leader to wait for.
-            if self.config.peers.len() == 1 {
+            if self.identity.members().is_sole_voter(self.identity.this()) {
                 self.raft.trigger().elect(false).await.map_err(|error| error.to_string())?;
             }
             return Ok(());
         }
+        // A member that joins is told by the leader who the members are.
+        let Some(founder) = self.config.founder().filter(|founder| founder.id == self.identity.this()) else {
+            return Ok(());
+        };
+        if self.marker.cluster().is_some() {
+            return Ok(());
+        }
+        let rank = self.config.peers.iter().take_while(|peer| peer.id != founder.id).count();
         tokio::time::sleep(FOUNDING_STAGGER * u32::try_from(rank).unwrap_or(u32::MAX)).await;
-        let members = self.config.peers.iter().map(|peer| (peer.id.0, BasicNode::new(&peer.address)));
-        let members: std::collections::BTreeMap<u64, BasicNode> = members.collect();
+        let members = self.config.peers.iter().map(|peer| (peer.id.0, stored_node(&peer.name, &peer.address)));
+        let members: std::collections::BTreeMap<u64, _> = members.collect();
         match self.raft.initialize(members).await {
             // Founded by another member meanwhile, with the same list.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),

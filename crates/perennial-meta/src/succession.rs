@@ -125,6 +125,11 @@ impl Succession {
         }
     }
 
+    /// Whether these are the voters it is decided among.
+    pub(crate) fn is_among(&self, voters: &BTreeSet<u64>) -> bool {
+        self.voters == *voters
+    }
+
     /// Whether this member sees the death.
     pub(crate) fn is_seen(&self) -> bool {
         self.seen.contains_key(&self.this)

@@ -231,6 +231,53 @@ pub struct ClusterStatus {
     pub applied: u64,
     /// Every member.
     pub members: Vec<MemberSummary>,
+    /// How the member that answers stands.
+    pub own: MemberStatus,
+}
+
+/// How a member stands, as it says itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// What it is in Raft.
+    pub role: MemberRole,
+    /// Index of the last entry of its log.
+    pub last_log: u64,
+    /// Index of the last entry it knows to be committed.
+    pub committed: u64,
+    /// Index of the last entry in its newest snapshot; 0 without one.
+    pub snapshot: u64,
+    /// A leader's: milliseconds since a quorum last acknowledged it.
+    pub quorum_ack_ms: Option<u64>,
+    /// Version of its build.
+    pub version: String,
+    /// Milliseconds since its process started.
+    pub uptime_ms: u64,
+}
+
+/// What a member is in Raft.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemberRole {
+    /// It leads.
+    Leader,
+    /// It votes and follows.
+    #[default]
+    Follower,
+    /// It stands for election.
+    Candidate,
+    /// It follows without a vote.
+    Learner,
+}
+
+impl MemberRole {
+    /// Its name in listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+        }
+    }
 }
 
 /// A member of the JobManager group.

@@ -10,6 +10,7 @@
 //! | [`executor`] | a TaskManager connects to an executor's Unix socket | length-delimited protobuf |
 //! | [`dispatcher`] | clients, REST, a standby that forwards | gRPC on `rest.port` and `jobmanager.rpc.port` |
 //! | [`artifact`] | clients, JobManagers among themselves, TaskManagers | gRPC on `rest.port` and `jobmanager.rpc.port` |
+//! | [`group`] | operators, members that forward, processes that join | gRPC on `rest.port` and `jobmanager.rpc.port` |
 //! | [`raft`] | JobManagers among themselves | gRPC on `jobmanager.rpc.port`, payloads opaque here |
 
 #[cfg(feature = "grpc")]
@@ -21,6 +22,8 @@ pub mod artifact;
 #[cfg(feature = "grpc")]
 pub mod dispatcher;
 pub mod executor;
+#[cfg(feature = "grpc")]
+pub mod group;
 #[cfg(feature = "grpc")]
 pub mod raft;
 pub mod taskmanager;

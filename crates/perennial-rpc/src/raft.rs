@@ -24,7 +24,7 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub struct RaftIdentity {
     /// The sender's cluster, once it is known.
     pub cluster: Option<ClusterId>,
-    /// Hash of the sender's static peer list.
+    /// Hash of the founding members' names, as the sender knows them.
     pub group: u64,
     /// The sender.
     pub from: JobManagerId,
@@ -49,6 +49,8 @@ pub enum RaftCall {
     TransferLeader,
     /// The leader's process is gone; do you see the same, and may I stand?
     LeaderGone,
+    /// You are no member any more.
+    Farewell,
 }
 
 /// Why a peer did not do what it was asked.
@@ -74,6 +76,9 @@ pub enum RaftRpcError {
     /// It will not talk to this sender until a person has changed something.
     #[error("refused: {0}")]
     Refused(String),
+    /// The sender was removed from the group, for good.
+    #[error("removed: {0}")]
+    Removed(String),
     /// It could not read the request, or the answer could not be read.
     #[error("malformed: {0}")]
     Malformed(String),

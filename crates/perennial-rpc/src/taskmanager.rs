@@ -147,6 +147,8 @@ pub struct Leadership {
     pub leader: Option<JobManagerId>,
     /// RPC address of the leader, `host:port`; empty when there is none.
     pub leader_address: String,
+    /// RPC address of every member, `host:port`, as far as this JobManager knows.
+    pub jobmanagers: Vec<String>,
 }
 
 /// A fenced command with a number to answer to.

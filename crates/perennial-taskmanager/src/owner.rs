@@ -237,7 +237,12 @@ impl Owner {
             ToTaskManager::Heartbeat => {}
             ToTaskManager::Leadership(leadership) => {
                 debug!(from = %leadership.from, epoch = %leadership.epoch, leader = ?leadership.leader, "leadership heard");
+                let jobmanagers = leadership.jobmanagers.clone();
                 let decision = self.registrar.heard(id, leadership);
+                // Members added since this process was configured; only a JobManager of this cluster is believed.
+                if self.registrar.cluster().is_some() && !matches!(decision, Decision::Foreign(..)) {
+                    jobmanagers.into_iter().for_each(|address| self.dial(address));
+                }
                 self.decided(decision);
             }
             ToTaskManager::Registered { cluster } => self.registered(id, cluster),

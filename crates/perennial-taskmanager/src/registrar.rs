@@ -161,6 +161,7 @@ mod tests {
             epoch: LeaderEpoch(epoch),
             leader: leader.map(JobManagerId),
             leader_address: leader.map_or_else(String::new, |leader| format!("jm-{leader}:6123")),
+            jobmanagers: Vec::new(),
         }
     }
 

@@ -140,7 +140,15 @@ impl DispatcherGateway for Fake {
             lag: None,
         };
         let (from, epoch) = (JobManagerId(1), LeaderEpoch(3));
-        Ok(ClusterStatus { cluster: None, from, epoch, leader, applied: 17, members: vec![member] })
+        Ok(ClusterStatus {
+            cluster: None,
+            from,
+            epoch,
+            leader,
+            applied: 17,
+            members: vec![member],
+            own: Default::default(),
+        })
     }
 }
 

@@ -160,6 +160,7 @@ mod tests {
             leader: None,
             applied: 0,
             members: (1..=3).map(member).collect(),
+            own: Default::default(),
         };
         assert_eq!(verdict(&cluster, &[]), (false, "degraded: no leader; 2 of 3 JobManagers have to run".to_owned()));
         cluster.leader = Some(JobManagerId(2));

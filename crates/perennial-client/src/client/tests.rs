@@ -130,7 +130,15 @@ impl DispatcherGateway for Fake {
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         let (from, epoch) = (JobManagerId(1), LeaderEpoch(1));
-        Ok(ClusterStatus { cluster: None, from, epoch, leader: None, applied: 0, members: Vec::new() })
+        Ok(ClusterStatus {
+            cluster: None,
+            from,
+            epoch,
+            leader: None,
+            applied: 0,
+            members: Vec::new(),
+            own: Default::default(),
+        })
     }
 }
 

@@ -24,6 +24,7 @@ fn marker(dir: &Path) -> Arc<MarkerFile> {
         admitted: true,
         floor: Floor::default(),
         members: Default::default(),
+        name: String::new(),
     };
     let opened = MarkerFile::open(&path).unwrap();
     Arc::new(opened.unwrap_or_else(|| MarkerFile::create(&path, marker).unwrap()))

@@ -26,8 +26,10 @@ fn config(dir: &Path, members: u64) -> MetaConfig {
     let peer = |id| Peer { id: JobManagerId(id), name: format!("jm-{id}"), address: format!("127.0.0.1:{id}") };
     MetaConfig {
         data_dir: dir.to_owned(),
-        this: JobManagerId(1),
+        name: "jm-1".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
         peers: (1..=members).map(peer).collect(),
+        join: false,
         heartbeat_interval: Duration::from_millis(50),
         election_timeout_min: Duration::from_millis(150),
         election_timeout_max: Duration::from_millis(300),
@@ -49,7 +51,7 @@ async fn append(log: &mut LogStore, entries: std::ops::Range<u64>) {
 
 /// Fills a directory and closes it in an orderly way.
 fn fill(runtime: &Runtime, config: &MetaConfig) {
-    let mut storage = Storage::open(config).unwrap();
+    let mut storage = Storage::open(config, None).unwrap();
     runtime.block_on(async {
         storage.log.save_vote(&Vote::new(4, 1)).await.unwrap();
         append(&mut storage.log, 0..ENTRIES).await;
@@ -121,7 +123,7 @@ proptest! {
                 std::fs::write(dir.path().join("meta").join(path), bytes).unwrap();
             }
         }
-        match Storage::open(&config(dir.path(), 1)) {
+        match Storage::open(&config(dir.path(), 1), None) {
             Err(OpenError::Damaged { .. } | OpenError::Behind { .. }) => {}
             Err(other) => panic!("refused without the instruction what to do: {other}"),
             Ok(mut storage) => {
@@ -163,7 +165,7 @@ fn a_state_ahead_of_the_log_is_a_loss_only_where_nobody_else_could_have_committe
         pending.write(&log_id(1, ENTRIES)).unwrap();
         state.flush().unwrap();
         drop(state);
-        match Storage::open(&config) {
+        match Storage::open(&config, None) {
             Err(OpenError::Behind { path, what }) => {
                 assert!(refused);
                 assert_eq!(path, dir.path().join("meta/log"));

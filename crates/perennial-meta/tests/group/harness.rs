@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use perennial_meta::{Command, MetaConfig, MetaStore, OpenError, Outcome, Peer, Written};
+use perennial_rpc::dispatcher::Unavailable;
+use perennial_rpc::group::{
+    ChangedMember, GroupError, GroupGateway, GroupServer, LeaderTransfer, MemberChange, Place, SnapshotContent,
+};
 use perennial_types::{ArtifactDigest, JobManagerId};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,12 +44,40 @@ impl Drop for Member {
     }
 }
 
+/// What a JobManager offers to processes that join; the rest is asked of the store itself.
+#[derive(Clone)]
+struct Served(MetaStore);
+
+impl GroupGateway for Served {
+    async fn find_place(&self, name: String) -> Result<Option<Place>, GroupError> {
+        self.0.find_place(&name)
+    }
+
+    async fn transfer_leader(&self, _: Option<String>) -> Result<LeaderTransfer, GroupError> {
+        Err(not_here())
+    }
+
+    async fn change_member(&self, _: MemberChange) -> Result<ChangedMember, GroupError> {
+        Err(not_here())
+    }
+
+    async fn save_snapshot(&self) -> Result<SnapshotContent, GroupError> {
+        Err(not_here())
+    }
+}
+
+fn not_here() -> GroupError {
+    Unavailable::Store { reason: "not served here".to_owned() }.into()
+}
+
 /// A group, its directories and addresses; members come and go.
 pub(crate) struct Group {
     root: tempfile::TempDir,
     peers: Vec<Peer>,
     /// Where each member listens: at its address, unless a proxy does.
     listen: Vec<String>,
+    /// How many of them found the group; the others join it.
+    founders: usize,
     pub(crate) snapshot_entries: u64,
     pub(crate) log_entries_kept: u64,
     /// Shortest and longest silence of a leader after which members elect, in milliseconds.
@@ -75,6 +107,7 @@ impl Group {
             root: tempfile::tempdir().unwrap(),
             listen: peers.iter().map(|peer| peer.address.clone()).collect(),
             peers,
+            founders: count,
             snapshot_entries: 10_000,
             log_entries_kept: 50_000,
             election_timeout_ms: (150, 300),
@@ -113,14 +146,71 @@ impl Group {
     pub(crate) fn config(&self, n: usize) -> MetaConfig {
         MetaConfig {
             data_dir: self.dir(n),
-            this: JobManagerId(n as u64 + 1),
-            peers: self.peers.clone(),
+            name: self.name(n),
+            address: self.peers[n].address.clone(),
+            peers: self.peers[..self.founders].to_vec(),
+            join: n >= self.founders,
             heartbeat_interval: Duration::from_millis(50),
             election_timeout_min: Duration::from_millis(self.election_timeout_ms.0),
             election_timeout_max: Duration::from_millis(self.election_timeout_ms.1),
             snapshot_entries: self.snapshot_entries,
             log_entries_kept: self.log_entries_kept,
         }
+    }
+
+    pub(crate) fn name(&self, n: usize) -> String {
+        self.peers[n].name.clone()
+    }
+
+    /// A process that joins with the next name and a free port; it is not started. Gives its place in the list.
+    pub(crate) async fn newcomer(&mut self) -> usize {
+        let n = self.peers.len();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        self.peers.push(Peer { id: JobManagerId(n as u64 + 1), name: format!("jm-{}", n + 1), address });
+        self.members.push(None);
+        n
+    }
+
+    /// Asks whoever leads, again while the leadership changes.
+    pub(crate) async fn ask_leader<T>(
+        &self,
+        ask: impl AsyncFn(&MetaStore) -> Result<T, GroupError>,
+    ) -> Result<T, GroupError> {
+        eventually("a leader answers", async || {
+            let leader = self.leader().await;
+            match ask(self.store(leader)).await {
+                Err(GroupError::Unavailable(_)) => None,
+                answer => Some(answer),
+            }
+        })
+        .await
+    }
+
+    /// Adds, starts and promotes a newcomer.
+    pub(crate) async fn take_in(&mut self) -> usize {
+        let n = self.newcomer().await;
+        self.add(n).await;
+        self.start(n).await;
+        self.promote(n).await;
+        n
+    }
+
+    pub(crate) async fn add(&self, n: usize) -> ChangedMember {
+        let peer = self.peers[n].clone();
+        self.ask_leader(async |store| store.add_member(&peer.name, &peer.address).await).await.unwrap()
+    }
+
+    /// Promotes a member as soon as it may be.
+    pub(crate) async fn promote(&self, n: usize) {
+        eventually("a learner may be promoted", async || {
+            self.ask_leader(async |store| store.promote_member(&self.name(n)).await).await.ok()
+        })
+        .await;
+    }
+
+    pub(crate) async fn remove(&self, n: usize) -> Result<ChangedMember, GroupError> {
+        self.ask_leader(async |store| store.remove_member(&self.name(n)).await).await
     }
 
     pub(crate) async fn try_start(&mut self, n: usize) -> Result<(), OpenError> {
@@ -130,11 +220,14 @@ impl Group {
         listener.set_nonblocking(true).unwrap();
         let stop = CancellationToken::new();
         let (service, stopped) = (store.raft_service(), stop.clone());
+        let mut routes = tonic::service::Routes::builder();
+        routes.add_service(service);
+        GroupServer::new(Served(store.clone())).add_to(&mut routes);
         let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let served = server.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-            let server = tonic::transport::Server::builder().add_service(service);
+            let server = tonic::transport::Server::builder().add_routes(routes.routes());
             server.serve_with_incoming_shutdown(incoming, stopped.cancelled()).await.unwrap();
         });
         self.members[n] = Some(Member { store, stop, server: Some(server), served });

@@ -112,7 +112,9 @@ async fn a_member_of_another_cluster_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_of_another_member_or_group_is_not_opened() {
-    let mut group = Group::started(1).await;
+    // Its peer list is another one and its group was never founded: the list says who is in it.
+    let mut group = Group::new(2).await;
+    group.start(0).await;
     group.stop(0).await;
     let mut other = Group::new(3).await;
     copy_dir(&group.dir(0), &other.dir(0));
@@ -123,6 +125,24 @@ async fn a_directory_of_another_member_or_group_is_not_opened() {
     copy_dir(&three.dir(0), &other.dir(1));
     let refused = other.try_start(1).await.unwrap_err();
     assert!(refused.to_string().contains("belongs to jm-1, this JobManager is jm-2"), "{refused}");
+}
+
+/// Once a group is founded its log says who is in it. A member of a founded group that is given another list stays in its
+/// group, and is no member of the one that the list would found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_a_founded_group_stays_in_it_whatever_the_list_says() {
+    let mut group = Group::started(1).await;
+    group.write(1).await;
+    let cluster = group.store(0).state().cluster_id().unwrap();
+    group.stop(0).await;
+    let mut other = Group::new(3).await;
+    copy_dir(&group.dir(0), &other.dir(0));
+    other.start(0).await;
+    assert_eq!(other.leader().await, 0, "it is a group of one");
+    assert_eq!(other.store(0).state().cluster_id().unwrap(), cluster);
+    other.start(1).await;
+    let reason = fatal(&other, 1).await;
+    assert!(reason.contains("different lists of members"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

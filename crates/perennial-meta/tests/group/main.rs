@@ -5,6 +5,8 @@ mod harness;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod members;
+#[cfg(test)]
 mod serving;
 #[cfg(test)]
 mod storage;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use perennial_types::{ClusterId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, TaskManagerId};
 
 use super::{
-    CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, MemberSummary, SubmitJob, SubmitJobError,
-    TaskManagerSummary, Unavailable,
+    CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, MemberRole, MemberStatus, MemberSummary,
+    SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use crate::WireError;
 use crate::wire::{execution_state, id, pb};
@@ -314,6 +314,7 @@ impl From<ClusterStatus> for pb::ClusterStatus {
             leader: status.leader.map(|leader| leader.0),
             applied: status.applied,
             members: members.collect(),
+            own: Some(status.own.into()),
         }
     }
 }
@@ -337,7 +338,34 @@ impl TryFrom<pb::ClusterStatus> for ClusterStatus {
             leader: status.leader.map(JobManagerId),
             applied: status.applied,
             members: members.collect(),
+            own: status.own.map(Into::into).unwrap_or_default(),
         })
+    }
+}
+
+impl From<MemberStatus> for pb::MemberStatus {
+    fn from(status: MemberStatus) -> Self {
+        let role = match status.role {
+            MemberRole::Leader => pb::MemberRole::Leader,
+            MemberRole::Follower => pb::MemberRole::Follower,
+            MemberRole::Candidate => pb::MemberRole::Candidate,
+            MemberRole::Learner => pb::MemberRole::Learner,
+        };
+        let MemberStatus { last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms, .. } = status;
+        Self { role: role.into(), last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms }
+    }
+}
+
+impl From<pb::MemberStatus> for MemberStatus {
+    fn from(status: pb::MemberStatus) -> Self {
+        let role = match status.role() {
+            pb::MemberRole::Leader => MemberRole::Leader,
+            pb::MemberRole::Candidate => MemberRole::Candidate,
+            pb::MemberRole::Learner => MemberRole::Learner,
+            pb::MemberRole::Follower | pb::MemberRole::Unspecified => MemberRole::Follower,
+        };
+        let pb::MemberStatus { last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms, .. } = status;
+        Self { role, last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms }
     }
 }
 
@@ -437,6 +465,15 @@ mod tests {
                 voter: true,
                 lag: Some(0),
             }],
+            own: MemberStatus {
+                role: MemberRole::Learner,
+                last_log: 7,
+                committed: 6,
+                snapshot: 5,
+                quorum_ack_ms: Some(4),
+                version: "1".to_owned(),
+                uptime_ms: 3,
+            },
         };
         assert_eq!(ClusterStatus::try_from(pb::ClusterStatus::from(status.clone())), Ok(status));
     }

@@ -70,6 +70,7 @@ impl RaftClient {
                 RaftCall::Append => stub.append(request).await,
                 RaftCall::TransferLeader => stub.transfer_leader(request).await,
                 RaftCall::LeaderGone => stub.leader_gone(request).await,
+                RaftCall::Farewell => stub.farewell(request).await,
             }
         };
         self.payload_within(deadline, answer).await
@@ -159,6 +160,7 @@ fn refusal(peer: JobManagerId, status: &Status) -> RaftRpcError {
     match status.code() {
         Code::Unavailable if std::error::Error::source(status).is_none() => RaftRpcError::NotReady(text),
         Code::FailedPrecondition => RaftRpcError::Refused(text),
+        Code::PermissionDenied => RaftRpcError::Removed(text),
         Code::InvalidArgument => RaftRpcError::Malformed(text),
         _ => RaftRpcError::Unreachable { peer, reason: crate::grpc::causes(status) },
     }

@@ -63,6 +63,7 @@ fn status(error: RaftRpcError) -> Status {
     match error {
         RaftRpcError::NotReady(reason) => Status::unavailable(reason),
         RaftRpcError::Refused(reason) => Status::failed_precondition(reason),
+        RaftRpcError::Removed(reason) => Status::permission_denied(reason),
         RaftRpcError::Malformed(reason) => Status::invalid_argument(reason),
         RaftRpcError::Unreachable { .. } | RaftRpcError::Timeout { .. } => Status::aborted(error.to_string()),
     }
@@ -96,6 +97,10 @@ impl Raft for GatewayAdapter {
 
     async fn leader_gone(&self, request: Request<pb::RaftMessage>) -> Result<Response<pb::RaftMessage>, Status> {
         self.answer(RaftCall::LeaderGone, request).await
+    }
+
+    async fn farewell(&self, request: Request<pb::RaftMessage>) -> Result<Response<pb::RaftMessage>, Status> {
+        self.answer(RaftCall::Farewell, request).await
     }
 
     type AppendStreamStream = MessageStream;

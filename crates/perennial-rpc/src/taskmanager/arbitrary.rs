@@ -147,14 +147,17 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 pub(crate) fn to_taskmanager() -> impl Strategy<Value = ToTaskManager> {
-    let leadership = (option::of(cluster()), any::<u64>(), any::<u64>(), option::of(any::<u64>()), any::<String>())
-        .prop_map(|(cluster, from, epoch, leader, leader_address)| Leadership {
+    let leader = (option::of(any::<u64>()), any::<String>());
+    let leadership = (option::of(cluster()), any::<u64>(), any::<u64>(), leader, vec(any::<String>(), FEW)).prop_map(
+        |(cluster, from, epoch, (leader, leader_address), jobmanagers)| Leadership {
             cluster,
             from: JobManagerId(from),
             epoch: LeaderEpoch(epoch),
             leader: leader.map(JobManagerId),
             leader_address,
-        });
+            jobmanagers,
+        },
+    );
     prop_oneof![
         leadership.prop_map(ToTaskManager::Leadership),
         cluster().prop_map(|cluster| ToTaskManager::Registered { cluster }),

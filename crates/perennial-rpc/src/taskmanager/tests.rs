@@ -126,6 +126,7 @@ mod gateway {
             epoch: LeaderEpoch(2),
             leader: None,
             leader_address: String::new(),
+            jobmanagers: vec!["h:1".to_owned()],
         });
         tell.send(leadership.clone()).await.unwrap();
         assert_eq!(from.next().await, Some(Ok(leadership)));

@@ -222,6 +222,7 @@ impl From<Leadership> for pb::Leadership {
             epoch: leadership.epoch.0,
             leader: leadership.leader.map(|leader| leader.0),
             leader_address: leadership.leader_address,
+            jobmanagers: leadership.jobmanagers,
         }
     }
 }
@@ -236,6 +237,7 @@ impl TryFrom<pb::Leadership> for Leadership {
             epoch: LeaderEpoch(leadership.epoch),
             leader: leadership.leader.map(JobManagerId),
             leader_address: leadership.leader_address,
+            jobmanagers: leadership.jobmanagers,
         })
     }
 }

@@ -78,6 +78,7 @@ impl JobManager {
             epoch: LeaderEpoch(epoch),
             leader: leader.map(JobManagerId),
             leader_address: leader_address.to_owned(),
+            jobmanagers: Vec::new(),
         };
         let mut state = self.state.lock().unwrap();
         state.leadership = Some(leadership.clone());

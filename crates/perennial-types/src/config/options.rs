@@ -27,9 +27,11 @@ options! {
     JOBMANAGER_BIND_HOST: String = "jobmanager.bind-host", "0.0.0.0",
         "Address the JobManager's RPC port listens on.";
     JOBMANAGER_RESOURCE_ID: Option<String> = "jobmanager.resource-id", "",
-        "Name of this JobManager in the peer list; by default the peer whose address is this process's.";
+        "Name of this JobManager in its group; by default that of the peer whose address is this process's.";
     JOBMANAGER_RAFT_PEERS: Vec<String> = "jobmanager.raft.peers", "",
-        "All members of the JobManager group as name=host:port or host:port; empty for a group of one.";
+        "JobManagers that found the group, or that one that joins asks, as name=host:port or host:port; empty for a group of one.";
+    JOBMANAGER_RAFT_JOIN: bool = "jobmanager.raft.join", "false",
+        "Whether this JobManager joins the group of `jobmanager.raft.peers`, to which it is added with `perennial member add`.";
     JOBMANAGER_DATA_DIR: Option<String> = "jobmanager.data-dir", "",
         "Directory of the metadata log, its state machine and the artifacts; by default below process.working-dir.";
     JOBMANAGER_RAFT_HEARTBEAT_INTERVAL: Duration = "jobmanager.raft.heartbeat-interval", "50 ms",

@@ -138,8 +138,7 @@ impl EtcdClient {
 
     /// What it knows of the group.
     pub(crate) async fn view(&self) -> Result<View> {
-        let status: api::StatusResponse =
-            self.call(api::StatusRequest {}, "/etcdserverpb.Maintenance/Status").await?;
+        let status: api::StatusResponse = self.call(api::StatusRequest {}, "/etcdserverpb.Maintenance/Status").await?;
         let this = status.header.context("a status without header")?.member_id;
         Ok(View {
             term: status.raft_term,

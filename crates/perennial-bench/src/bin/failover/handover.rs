@@ -111,7 +111,8 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
         let (leader, _) = agreed_leader(runtime, &product)?;
         let member = restart_of.unwrap_or(leader);
         std::thread::sleep(BETWEEN);
-        let restarted = restart(runtime, &mut product, &clients, member).with_context(|| format!("restart {number}"))?;
+        let restarted =
+            restart(runtime, &mut product, &clients, member).with_context(|| format!("restart {number}"))?;
         unclean += usize::from(!restarted.clean);
         let (leader, _) = agreed_leader(runtime, &product)?;
         job.look(runtime, &mut product, leader)?;

@@ -136,9 +136,8 @@ mod tests {
     use super::*;
 
     fn tasks(restarts: u32, executions: &[(u32, u32, u64)], executors: &[u32]) -> Tasks {
-        let executions = executions.iter().map(|(subtask, attempt, start)| {
-            (("map".to_owned(), *subtask), (*attempt, Some(*start)))
-        });
+        let executions =
+            executions.iter().map(|(subtask, attempt, start)| (("map".to_owned(), *subtask), (*attempt, Some(*start))));
         Tasks { restarts, executions: executions.collect(), executors: executors.iter().copied().collect() }
     }
 

@@ -143,9 +143,8 @@ impl Seen {
     fn after_kill(&mut self, runtime: &Runtime, group: &mut dyn Group, victim: &Victim) -> Result<()> {
         let survivors: Vec<_> = victim.survivors(group).into_iter().map(|(_, member)| member).collect();
         let one = survivors.first().context("there is a survivor")?;
-        let (first, through_one) = runtime.block_on(async {
-            tokio::join!(first_accepted(&survivors, victim.at), accepted_through(one, victim.at))
-        });
+        let (first, through_one) = runtime
+            .block_on(async { tokio::join!(first_accepted(&survivors, victim.at), accepted_through(one, victim.at)) });
         self.first.push(first?);
         self.through_one.push(through_one?);
         // Its process is a zombie until it is waited for.
@@ -219,7 +218,12 @@ impl Ours {
         let whole = ends.map(|(first, last)| Stretch { from_us: first.from_us, to_us: last.to_us });
         let rate = whole.map_or(0.0, |whole| tracks.rate("sink", whole));
         let holds = (rate / RATE as f64 - 1.0).abs() <= 0.02;
-        report.row("records at the sinks, kills and all", format!("{RATE}/s within 2 %"), format!("{rate:.0}/s"), holds);
+        report.row(
+            "records at the sinks, kills and all",
+            format!("{RATE}/s within 2 %"),
+            format!("{rate:.0}/s"),
+            holds,
+        );
     }
 }
 
