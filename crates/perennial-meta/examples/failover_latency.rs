@@ -49,12 +49,14 @@ async fn member(args: &[String]) {
         address: address.clone(),
     });
     let peers: Vec<Peer> = peers.collect();
-    let address = peers[this as usize - 1].address.clone();
+    let Peer { name, address, .. } = peers[this as usize - 1].clone();
     let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
     let config = MetaConfig {
         data_dir: Path::new(&args[1]).to_owned(),
-        this: JobManagerId(this),
+        name,
+        address,
         peers,
+        join: false,
         heartbeat_interval: Duration::from_millis(50),
         election_timeout_min: Duration::from_millis(150),
         election_timeout_max: Duration::from_millis(300),

@@ -12,6 +12,7 @@
 //!
 //! The body of kind 0 (blank) is empty, of kind 1 an encoded command, of kind 2 a membership in postcard.
 
+use std::cmp::Ordering;
 use std::io;
 
 use bytes::Bytes;
@@ -56,12 +57,24 @@ pub(crate) struct StoredLogId {
     pub(super) index: u64,
 }
 
-/// A vote. Ordered by term; within a term a member only goes from voted to granted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd)]
+/// A vote.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredVote {
     pub(super) term: u64,
     member: u64,
     committed: bool,
+}
+
+/// `raft-log` replaces a vote only by a higher one, as openraft does: one of a later term, or of the same term the leader whom a
+/// quorum has elected, whoever got this member's vote. Votes for two candidates of a term are not ordered.
+impl PartialOrd for StoredVote {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self.term.cmp(&other.term), self.committed.cmp(&other.committed)) {
+            (Ordering::Equal, Ordering::Equal) => (self.member == other.member).then_some(Ordering::Equal),
+            (Ordering::Equal, granted) => Some(granted),
+            (later, _) => Some(later),
+        }
+    }
 }
 
 /// What an entry holds. Cheap to clone.
