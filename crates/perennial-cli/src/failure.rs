@@ -84,6 +84,10 @@ impl From<Unavailable> for Failure {
             }
             Unavailable::NoLeader { .. } => "a majority of the JobManagers has to run; perennial status shows who does",
             Unavailable::Store { .. } => "look into the leader's log, then try again",
+            Unavailable::NoRoom { .. } => {
+                let hint = "make room there, or give it less to keep free; running jobs go on meanwhile";
+                return Self::new(Exit::Refused, error).hint(hint);
+            }
         };
         Self::new(Exit::Unavailable, error).hint(hint)
     }

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::leader::{unreadable, unwritten};
 use crate::role::{RoleWatch, Route, lead_here, route};
+use crate::room::Room;
 
 pub(crate) use store::ArtifactStore;
 
@@ -40,6 +41,7 @@ pub struct ArtifactHandle {
     meta: MetaStore,
     role: RoleWatch,
     store: Arc<ArtifactStore>,
+    room: Room,
     /// Whether an upload that belongs to the leader is passed on to it.
     forwards: bool,
 }
@@ -57,8 +59,14 @@ fn client(address: &str) -> Result<ArtifactClient, Unavailable> {
 
 impl ArtifactHandle {
     /// The store for clients and REST.
-    pub(crate) fn new(this: JobManagerId, meta: MetaStore, role: RoleWatch, store: Arc<ArtifactStore>) -> Self {
-        Self { this, meta, role, store, forwards: true }
+    pub(crate) fn new(
+        this: JobManagerId,
+        meta: MetaStore,
+        role: RoleWatch,
+        store: Arc<ArtifactStore>,
+        room: Room,
+    ) -> Self {
+        Self { this, meta, role, store, room, forwards: true }
     }
 
     /// The same for other members: what is not for this one is refused, so that nothing travels in circles.
@@ -72,6 +80,7 @@ impl ArtifactHandle {
         if self.meta.state().artifact(digest).map_err(unreadable)?.is_some() && self.store.contains(digest) {
             return Ok(());
         }
+        self.room.check()?;
         self.store.write(&artifact, bytes).await?;
         let this = self.clone();
         // From here on the work goes on without the client.
@@ -200,7 +209,10 @@ impl ArtifactGateway for ArtifactHandle {
 
     async fn put(&self, artifact: PutArtifact, bytes: ArtifactBytes) -> Result<(), PutArtifactError> {
         match artifact.scope {
-            PutScope::LocalOnly => self.store.write(&artifact, bytes).await,
+            PutScope::LocalOnly => {
+                self.room.check()?;
+                self.store.write(&artifact, bytes).await
+            }
             PutScope::Replicated if self.forwards => match route(&self.role).await? {
                 Route::Here(_) => self.put_replicated(artifact, bytes).await,
                 Route::There(address) => client(&address)?.put(artifact, bytes).await,

@@ -17,6 +17,7 @@ use perennial_types::{JobId, JobManagerId, RequestId};
 
 use crate::leader::{Leader, unreadable};
 use crate::role::{RoleWatch, Route, lead_here, route};
+use crate::room::Room;
 
 /// Attempts to find and reach the leader. Between two the role may change; a third leader in one request's time means
 /// that something is wrong which the client should hear of.
@@ -36,6 +37,7 @@ pub(crate) struct Local {
     pub(crate) meta: MetaStore,
     /// When this process started.
     pub(crate) started: Instant,
+    pub(crate) room: Room,
 }
 
 impl Local {
@@ -180,8 +182,11 @@ impl DispatcherGateway for DispatcherHandle {
         let job = SubmitJob { job: job.job.or_else(|| Some(JobId::random())), ..job };
         self.at_leader(
             |leader| {
-                let job = job.clone();
-                async move { leader.submit(job).await }
+                let (job, room) = (job.clone(), self.local.room.clone());
+                async move {
+                    room.check()?;
+                    leader.submit(job).await
+                }
             },
             |client| {
                 let job = job.clone();
@@ -239,7 +244,9 @@ pub(crate) struct LeaderOnly {
 
 impl DispatcherGateway for LeaderOnly {
     async fn submit_job(&self, job: SubmitJob) -> Result<JobId, SubmitJobError> {
-        lead_here(&self.role).await?.submit(job).await
+        let leader = lead_here(&self.role).await?;
+        self.local.room.check()?;
+        leader.submit(job).await
     }
 
     async fn cancel_job(&self, job: JobId, request: RequestId) -> Result<(), CancelJobError> {

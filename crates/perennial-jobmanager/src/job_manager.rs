@@ -28,6 +28,7 @@ use crate::dispatcher::{DispatcherHandle, LeaderOnly, Local};
 use crate::group::GroupHandle;
 use crate::leader::Leader;
 use crate::role::{Role, Standby};
+use crate::room::Room;
 use crate::settings::Settings;
 
 /// Time streams and requests have to end at a shutdown.
@@ -96,8 +97,10 @@ impl JobManager {
         let tasks = TaskGroup::new();
         let view = meta.leadership().borrow().clone();
         let (role, watched) = watch::channel(standby(this, &view));
-        let local = Local { this, meta: meta.clone(), started };
-        let artifacts = ArtifactHandle::new(this, meta.clone(), watched.clone(), Arc::clone(&store));
+        let min_free = config.get(&options::JOBMANAGER_DATA_DIR_MIN_FREE_SPACE);
+        let room = Room::watch(&tasks, data_dir.clone(), min_free, meta.clone());
+        let local = Local { this, meta: meta.clone(), started, room: room.clone() };
+        let artifacts = ArtifactHandle::new(this, meta.clone(), watched.clone(), Arc::clone(&store), room);
         let attachments = Attachments {
             this,
             address: address.clone(),

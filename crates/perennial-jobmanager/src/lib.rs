@@ -30,6 +30,7 @@ mod masters;
 mod resource_manager;
 mod retention;
 mod role;
+mod room;
 mod session;
 mod settings;
 

@@ -346,29 +346,15 @@ impl MetaStore {
         }
     }
 
-    /// Asks the follower that is furthest to lead, and waits until somebody else does.
+    /// Hands over, if this member leads and another one can.
     async fn hand_over(&self) {
-        let this = self.inner.identity.this().0;
-        let mut metrics = self.inner.raft.metrics();
-        let next = {
-            let now = metrics.borrow_watched();
-            let replication = now.replication.iter().flatten().filter(|(id, _)| **id != this);
-            let furthest = replication.max_by_key(|(_, matched)| matched.map(|id| id.index));
-            furthest.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
-        };
-        let Some(next) = next else { return };
-        if self.inner.raft.trigger().transfer_leader(next).await.is_err() {
+        if !self.inner.raft.is_leader() || self.inner.identity.members().is_sole_voter(self.this()) {
             return;
         }
-        let handed = async {
-            while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == this) {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(HAND_OVER_DEADLINE, handed).await.is_err() {
-            tracing::info!("nobody took over the leadership in time; the others will elect");
+        match tokio::time::timeout(HAND_OVER_DEADLINE, self.transfer_leader(None)).await {
+            Ok(Ok(handed)) => tracing::info!(to = handed.to.name, gap_ms = handed.gap_ms, "leadership handed over"),
+            Ok(Err(error)) => tracing::info!(%error, "the leadership could not be handed over; the others will elect"),
+            Err(_) => tracing::info!("nobody took over the leadership in time; the others will elect"),
         }
     }
 

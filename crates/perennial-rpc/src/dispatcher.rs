@@ -128,6 +128,12 @@ pub enum Unavailable {
         /// Each endpoint that was tried with its reason.
         reason: String,
     },
+    /// A disk is nearly full: new work is refused, everything else goes on.
+    #[error("no room for new work: {reason}")]
+    NoRoom {
+        /// Which directory, how much is free, and the option.
+        reason: String,
+    },
 }
 
 /// One line of a job listing.

@@ -50,6 +50,10 @@ impl ArtifactStore {
     /// Opens the directory, making it if needed. Uploads that were interrupted are removed.
     pub(crate) fn open(dir: PathBuf, bytes_max: u64) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
+        // What a killed process has renamed but not synced is built upon from now on, and so is the directory's own name.
+        for path in [Some(dir.as_path()), dir.parent()].into_iter().flatten() {
+            File::open(path)?.sync_all()?;
+        }
         for entry in std::fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
@@ -79,7 +83,10 @@ impl ArtifactStore {
             return Err(PutArtifactError::TooLarge { size: artifact.size, limit: self.bytes_max });
         }
         if self.contains(artifact.digest) {
-            return Ok(());
+            // Whoever stores the same bytes right now may have renamed the file and not synced its name yet.
+            let dir = self.dir.clone();
+            let synced = tokio::task::spawn_blocking(move || File::open(&dir)?.sync_all()).await;
+            return synced.map_err(io::Error::other).flatten().map_err(|error| self.failed(&error));
         }
         let number = self.next_part.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{}-{number}{UNFINISHED}", artifact.digest));
@@ -89,7 +96,8 @@ impl ArtifactStore {
         let settle = tokio::task::spawn_blocking(move || {
             file.sync_all()?;
             std::fs::rename(&from, &to)?;
-            File::open(&dir)?.sync_all()
+            // A sync that has failed is not made up for by a later one that succeeds: the file goes.
+            File::open(&dir)?.sync_all().inspect_err(|_| _ = std::fs::remove_file(&to))
         });
         match settle.await {
             Ok(Ok(())) => {

@@ -92,6 +92,7 @@ impl From<Unavailable> for pb::Unavailable {
             Unavailable::NoLeader { reason } => Kind::NoLeader(reason),
             Unavailable::Store { reason } => Kind::Store(reason),
             Unavailable::Unreachable { reason } => Kind::Unreachable(reason),
+            Unavailable::NoRoom { reason } => Kind::NoRoom(reason),
         };
         Self { kind: Some(kind) }
     }
@@ -106,6 +107,7 @@ impl TryFrom<pb::Unavailable> for Unavailable {
             Kind::NoLeader(reason) => Self::NoLeader { reason },
             Kind::Store(reason) => Self::Store { reason },
             Kind::Unreachable(reason) => Self::Unreachable { reason },
+            Kind::NoRoom(reason) => Self::NoRoom { reason },
         })
     }
 }
@@ -484,6 +486,7 @@ mod tests {
             Unavailable::NoLeader { reason: "a".to_owned() },
             Unavailable::Store { reason: "b".to_owned() },
             Unavailable::Unreachable { reason: "c".to_owned() },
+            Unavailable::NoRoom { reason: "d".to_owned() },
         ];
         let mut submit = vec![
             Ok(JOB),

@@ -34,6 +34,8 @@ options! {
         "Whether this JobManager joins the group of `jobmanager.raft.peers`, to which it is added with `perennial member add`.";
     JOBMANAGER_DATA_DIR: Option<String> = "jobmanager.data-dir", "",
         "Directory of the metadata log, its state machine and the artifacts; by default below process.working-dir.";
+    JOBMANAGER_DATA_DIR_MIN_FREE_SPACE: ByteSize = "jobmanager.data-dir.min-free-space", "64 mb",
+        "Free space of the data directory's disk below which a JobManager takes no new jobs and artifacts and hands over its leadership; 0 takes them to the last byte.";
     JOBMANAGER_RAFT_HEARTBEAT_INTERVAL: Duration = "jobmanager.raft.heartbeat-interval", "50 ms",
         "How often a leader tells the other JobManagers that it leads.";
     JOBMANAGER_RAFT_ELECTION_TIMEOUT_MIN: Duration = "jobmanager.raft.election-timeout.min", "150 ms",
