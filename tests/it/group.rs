@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{LIMIT, cluster};
 
 /// Index of the JobManager that leads, as member `asked` sees it.
-fn leader(cluster: &Cluster, asked: usize) -> Result<usize> {
+pub(crate) fn leader(cluster: &Cluster, asked: usize) -> Result<usize> {
     let (status, body) = cluster.rest_of(asked, "/v1/cluster/members")?;
     ensure!(status == 200, "{status}: {body}");
     let view: Value = serde_json::from_str(&body)?;

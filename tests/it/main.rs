@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod group;
 mod jobs;
+mod storage;
 mod wordcount;
 
 use std::time::Duration;

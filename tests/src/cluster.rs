@@ -186,12 +186,18 @@ impl Cluster {
 
     /// Starts a JobManager on its ports and its data.
     pub fn start_jobmanager(&mut self, index: usize) -> Result<()> {
+        self.start_jobmanager_under(index, &[])
+    }
+
+    /// The same as a child of another program, such as `strace`, whose process then stands for it.
+    pub fn start_jobmanager_under(&mut self, index: usize, wrapper: &[String]) -> Result<()> {
         let name = format!("jm-{}", index + 1);
         let mut command = self.command("jobmanager", &name)?;
         for (key, ports) in [("jobmanager.rpc.port", &self.rpc_ports), ("rest.port", &self.rest_ports)] {
             let port = ports.get(index).with_context(|| format!("there is no jobmanager {index}"))?;
             command.arg("-D").arg(format!("{key}={port}"));
         }
+        let command = crate::wrap::wrapped(&command, wrapper).unwrap_or(command);
         let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
         *self.jobmanagers.get_mut(index).with_context(|| format!("there is no jobmanager {index}"))? = Some(process);
         Ok(())

@@ -11,6 +11,7 @@ mod job;
 mod process;
 mod report;
 mod wait;
+mod wrap;
 
 pub use cluster::{Cluster, ClusterBuilder, binary_under_test, free_ports};
 pub use job::Submission;

@@ -132,14 +132,15 @@ impl Client {
                 };
                 match answer.as_ref().map_err(Refusal::unavailable) {
                     Err(Some(Unavailable::Unreachable { reason })) => reasons.push(reason.clone()),
-                    Err(Some(error)) => {
-                        answered = true;
-                        reasons.push(format!("{}: {error}", endpoint.address));
-                    }
-                    Ok(_) | Err(None) => {
+                    // Somebody has to make room: waiting does not help.
+                    Ok(_) | Err(None | Some(Unavailable::NoRoom { .. })) => {
                         shared.preferred.store(index, Ordering::Relaxed);
                         shared.reached.store(true, Ordering::Relaxed);
                         return answer;
+                    }
+                    Err(Some(error)) => {
+                        answered = true;
+                        reasons.push(format!("{}: {error}", endpoint.address));
                     }
                 }
             }
