@@ -64,6 +64,22 @@ fn the_same_request_gives_the_same_graph() {
     assert_ne!(other.unwrap().structural_hash, graph.structural_hash);
 }
 
+/// Every stage of the probed job is a task of its own, with a probe.
+#[test]
+fn gap_probe_is_four_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = PlanRequest {
+        job: Some("gap_probe".to_owned()),
+        args: vec!["--probes".to_owned(), "/nowhere".to_owned()],
+        ..PlanRequest::default()
+    };
+    let (output, graph) = plan(dir.path(), &request);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let names: Vec<String> = graph.unwrap().vertices.into_iter().map(|vertex| vertex.name).collect();
+    let expect = ["Source: Data Generator -> Map", "Map -> Map", "Keyed Aggregation -> Map", "Map -> Sink: Discard"];
+    assert_eq!(names, expect);
+}
+
 #[test]
 fn bad_requests_say_what_is_wrong_and_what_there_is() {
     let dir = tempfile::tempdir().unwrap();

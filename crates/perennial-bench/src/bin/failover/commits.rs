@@ -84,7 +84,8 @@ fn connections(runtime: &Runtime, group: &dyn Group, count: usize) -> Result<Vec
 async fn load(members: &[Member], clients: usize, window: Duration) -> Result<Vec<Duration>> {
     let end = Instant::now() + window;
     let mut writers = JoinSet::new();
-    for member in members.iter().cycle().take(clients).cloned() {
+    for member in members.iter().cycle().take(clients) {
+        let member = member.clone();
         writers.spawn(async move {
             let mut latencies = Vec::new();
             loop {

@@ -13,8 +13,8 @@ use crate::member::{Member, View};
 /// Members of every group.
 pub(crate) const MEMBERS: usize = 3;
 
-/// Longest wait for a group to agree or to catch up, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for a group to agree, to elect or to catch up, on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for one member's view.
 const VIEW_LIMIT: Duration = Duration::from_secs(1);

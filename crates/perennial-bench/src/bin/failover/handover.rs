@@ -1,7 +1,8 @@
 //! SIGTERM to the leader, then a rolling restart of all JobManagers, while a job runs and clients write.
 //!
 //! One client per JobManager writes in a tight loop; a request that is refused is tried once more, at the next JobManager. The time
-//! without a leader is the longest time between two commits of any clients.
+//! without a leader is the longest time between two commits of any clients, so what a JobManager takes to find the next leader is
+//! part of it; how long the election itself took is shown beside it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::busy::BusyLoops;
-use crate::group::{Group, MEMBERS, agreed_leader, restore};
+use crate::group::{Group, LIMIT, MEMBERS, agreed_leader, restore};
 use crate::job::{PARALLELISM, ProbedJob};
 use crate::member::Member;
-use crate::product::Product;
+use crate::product::{Product, take_over};
 use crate::stats::{Samples, ms};
 
 /// Pause of a client between two writes: three clients without one would keep a small machine busy.
@@ -105,19 +106,24 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
     let busy = options.busy.then(|| BusyLoops::start(product.cluster().dir())).transpose()?;
     let clients = Clients::start(product.members());
 
-    let (mut leaders, mut rolling, mut unclean) = (Vec::new(), Vec::new(), 0);
+    let (mut leaders, mut rolling, mut elected, mut unclean) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for number in 0..options.times + MEMBERS {
         let restart_of = number.checked_sub(options.times);
-        let (leader, _) = agreed_leader(runtime, &product)?;
+        let (leader, view) = agreed_leader(runtime, &product)?;
         let member = restart_of.unwrap_or(leader);
         std::thread::sleep(BETWEEN);
-        let restarted =
-            restart(runtime, &mut product, &clients, member).with_context(|| format!("restart {number}"))?;
+        let watch = (member == leader).then_some(view.term);
+        let restarted = restart(runtime, &mut product, &clients, member, watch);
+        let restarted = restarted.with_context(|| format!("restart {number}"))?;
+        elected.extend(restarted.elected);
         unclean += usize::from(!restarted.clean);
         let (leader, _) = agreed_leader(runtime, &product)?;
         job.look(runtime, &mut product, leader)?;
         let name = format!("jm-{}", member + 1);
-        eprintln!("SIGTERM to {name}: {} ms without a commit, back after {} ms", ms(restarted.gap), ms(restarted.back));
+        let after =
+            restarted.elected.map_or("no election".to_owned(), |after| format!("next leader after {} ms", ms(after)));
+        let (gap, back) = (ms(restarted.gap), ms(restarted.back));
+        eprintln!("SIGTERM to {name}: {gap} ms without a commit, {after}, caught up in {back} ms");
         match restart_of {
             None => leaders.push(restarted.gap),
             Some(_) => rolling.push(restarted.gap),
@@ -134,6 +140,8 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
             report.row(what, "≤ 200 ms each", gaps.to_string(), gaps.longest() <= BAR);
         }
     }
+    report
+        .information("leader SIGTERM to the next leader elected", elected.into_iter().collect::<Samples>().to_string());
     report.row("JobManagers that did not end with exit code 0", "0", unclean.to_string(), unclean == 0);
     let requests = written.accepted.len() + written.failed.len();
     let seen = format!("{} of {requests} requests; {} needed their retry", written.failed.len(), written.retried);
@@ -149,18 +157,34 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
 struct Restarted {
     /// Longest time without a commit, from SIGTERM to its return.
     gap: Duration,
+    /// From SIGTERM to the election of the next leader, if it led.
+    elected: Option<Duration>,
     /// Process start to caught up.
     back: Duration,
     /// Whether it ended with exit code 0.
     clean: bool,
 }
 
-fn restart(runtime: &Runtime, product: &mut Product, clients: &Clients, member: usize) -> Result<Restarted> {
+/// Restarts a member; `led` is the term that it leads, if it does.
+fn restart(
+    runtime: &Runtime,
+    product: &mut Product,
+    clients: &Clients,
+    member: usize,
+    led: Option<u64>,
+) -> Result<Restarted> {
+    let others = (0..MEMBERS).filter(|other| *other != member).map(|other| product.client(other));
+    let others = others.collect::<Result<Vec<_>>>()?;
+    let watched = led.map(|term| runtime.spawn(tokio::time::timeout(LIMIT, take_over(others, term, 0))));
     let from = Instant::now();
     let status = product.process(member)?.terminate(END_LIMIT)?;
     let back = restore(runtime, product, member)?;
     let gap = clients.look(|written| longest_gap(&written.accepted, from, Instant::now()));
-    Ok(Restarted { gap, back, clean: status.success() })
+    let elected = match watched {
+        Some(watched) => Some(runtime.block_on(watched)?.context("no next leader was elected")?.elected - from),
+        None => None,
+    };
+    Ok(Restarted { gap, elected, back, clean: status.success() })
 }
 
 /// Longest time between two commits, of those that ended after `from`; what has no end yet ends at `to`.

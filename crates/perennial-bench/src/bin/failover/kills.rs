@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::busy::BusyLoops;
 use crate::etcd::{self, Etcd, Timers};
-use crate::group::{self, Group, Victim, agreed_leader, kill_leader, restore, unix_us};
+use crate::group::{self, Group, LIMIT, Victim, agreed_leader, kill_leader, restore, unix_us};
 use crate::job::{PARALLELISM, ProbedJob, RATE};
 use crate::product::{Product, take_over};
 use crate::stats::{Samples, ms, ratio};
@@ -32,14 +32,12 @@ const BASELINE: Duration = Duration::from_secs(10);
 const BEFORE: Duration = Duration::from_millis(500);
 /// Part of a window after its kill.
 const AFTER: Duration = Duration::from_secs(3);
-/// Longest wait for a take-over.
-const TAKE_OVER_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub(crate) struct Options {
     /// How many times the leader is killed.
-    #[arg(long, default_value_t = 100)]
-    kills: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    kills: u32,
     /// Keeps every core busy beside it.
     #[arg(long)]
     busy: bool,
@@ -48,7 +46,7 @@ pub(crate) struct Options {
     etcd: Beside,
     /// How many times etcd's leader is killed; by default half as often, at least once.
     #[arg(long)]
-    etcd_kills: Option<usize>,
+    etcd_kills: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -160,8 +158,8 @@ impl Ours {
         runtime: &Runtime,
         product: &mut Product,
         job: &mut ProbedJob,
-        number: usize,
-        of: usize,
+        number: u32,
+        of: u32,
     ) -> Result<()> {
         agreed_leader(runtime, product)?;
         sleep(BEFORE);
@@ -169,7 +167,7 @@ impl Ours {
         self.kills_us.push(victim.unix_us);
         let survivors = victim.survivors(product).into_iter().map(|(survivor, _)| product.client(survivor));
         let watched = take_over(survivors.collect::<Result<_>>()?, victim.term, PARALLELISM as usize);
-        let watched = runtime.spawn(tokio::time::timeout(TAKE_OVER_LIMIT, watched));
+        let watched = runtime.spawn(tokio::time::timeout(LIMIT, watched));
         self.writes.after_kill(runtime, product, &victim)?;
         let seen = runtime.block_on(watched)?.context("the TaskManagers did not attach to a new leader")?;
         self.elected.push(seen.elected - victim.at);
@@ -243,7 +241,7 @@ fn windows(kills_us: &[u64]) -> Vec<Stretch> {
 }
 
 /// The same test on etcd; nothing when it is not installed.
-fn kill_etcd(runtime: &Runtime, timers: Timers, kills: usize) -> Result<Option<Seen>> {
+fn kill_etcd(runtime: &Runtime, timers: Timers, kills: u32) -> Result<Option<Seen>> {
     if !etcd::is_installed() {
         return Ok(None);
     }
@@ -262,7 +260,8 @@ fn kill_etcd(runtime: &Runtime, timers: Timers, kills: usize) -> Result<Option<S
 }
 
 fn compare(which: Beside, timers: Timers, ours: &Seen, theirs: Option<Seen>, report: &mut Report) {
-    let what = format!("etcd {timers}, leader SIGKILL to first accepted write");
+    let alike = if which == Beside::Tuned { ", as ours: 50/150–300 ms" } else { ", its defaults" };
+    let what = format!("etcd {timers}{alike}: leader SIGKILL to first accepted write");
     let (bars, least) = match which {
         Beside::Default => (&[("p50", 0.5)][..], 4.0),
         _ => (&[("p50", 0.5), ("p99", 0.99)][..], 1.0),
@@ -283,8 +282,8 @@ fn compare(which: Beside, timers: Timers, ours: &Seen, theirs: Option<Seen>, rep
         report.row(&what, bar, seen, times >= least);
     }
     if let Some(theirs) = &theirs {
-        report.information(format!("etcd {timers}, the same through one survivor"), shown(&theirs.through_one));
-        report.information(format!("etcd {timers}, start of the killed member to caught up"), shown(&theirs.caught_up));
+        report.information(format!("etcd {timers}: the same through one survivor"), shown(&theirs.through_one));
+        report.information(format!("etcd {timers}: start of the killed member to caught up"), shown(&theirs.caught_up));
     }
 }
 

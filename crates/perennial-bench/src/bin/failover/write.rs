@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::group::LIMIT;
 use crate::member::Member;
 
 /// Time between two attempts at one member. An attempt is not waited for: one that got lost with the old leader would hide
@@ -21,9 +22,6 @@ const ONE_LIMIT: Duration = Duration::from_millis(500);
 /// Pause of such a client after a refusal.
 const ONE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Time after which a group that accepts nothing is given up.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// Tries at all these members at once until one attempt is committed. Returns the time since `since` to its answer.
 pub(crate) async fn first_accepted(members: &[Member], since: Instant) -> Result<Duration> {
     let mut attempts = JoinSet::new();
@@ -31,7 +29,8 @@ pub(crate) async fn first_accepted(members: &[Member], since: Instant) -> Result
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while since.elapsed() < LIMIT {
         tokio::select! {
-            _ = every.tick() => for member in members.iter().cloned() {
+            _ = every.tick() => for member in members {
+                let member = member.clone();
                 attempts.spawn(async move { (timeout(ATTEMPT_LIMIT, member.write()).await, Instant::now()) });
             },
             Some(attempt) = attempts.join_next() => if let (Ok(Ok(())), at) = attempt? {
