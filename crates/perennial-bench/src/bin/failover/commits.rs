@@ -49,12 +49,13 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
     let window = Duration::try_from_secs_f64(options.seconds)?;
     let mut product = Product::start(binary, 0)?;
     ensure_on_disk(product.cluster().dir())?;
-    let etcd = if etcd::is_installed() { Some(Etcd::start(Timers::DEFAULT)?) } else { None };
-    let groups: Vec<&dyn Group> =
-        [Some(&product as &dyn Group), etcd.as_ref().map(|etcd| etcd as &dyn Group)].into_iter().flatten().collect();
+    let mut etcd = if etcd::is_installed() { Some(Etcd::start(Timers::DEFAULT)?) } else { None };
+    let theirs = etcd.as_mut().map(|etcd| etcd as &mut dyn Group);
+    let mut groups: Vec<&mut dyn Group> =
+        [Some(&mut product as &mut dyn Group), theirs].into_iter().flatten().collect();
     let mut seen: Vec<Seen> = groups.iter().map(|_| Seen::default()).collect();
     for clients in [1, CLIENTS] {
-        let connections = groups.iter().map(|group| connections(runtime, *group, clients.min(CONNECTIONS)));
+        let connections = groups.iter_mut().map(|group| connections(runtime, *group, clients.min(CONNECTIONS)));
         let connections: Vec<Vec<Member>> = connections.collect::<Result<_>>()?;
         for members in &connections {
             runtime.block_on(load(members, clients, WARM_UP))?;
@@ -75,7 +76,7 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
 }
 
 /// Connections to the leader.
-fn connections(runtime: &Runtime, group: &dyn Group, count: usize) -> Result<Vec<Member>> {
+fn connections(runtime: &Runtime, group: &mut dyn Group, count: usize) -> Result<Vec<Member>> {
     let (leader, _) = agreed_leader(runtime, group)?;
     (0..count).map(|_| group.connect(leader)).collect()
 }

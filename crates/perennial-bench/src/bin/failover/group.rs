@@ -58,9 +58,10 @@ impl Victim {
     }
 }
 
-/// Waits until all members know one leader of one term.
-pub(crate) fn agreed_leader(runtime: &Runtime, group: &dyn Group) -> Result<(usize, View)> {
+/// Waits until all members know one leader of one term. A member that has ended by itself is named, with the end of its log.
+pub(crate) fn agreed_leader(runtime: &Runtime, group: &mut dyn Group) -> Result<(usize, View)> {
     wait_for("all members to agree on a leader", LIMIT, || {
+        (0..MEMBERS).try_for_each(|member| group.process(member)?.check_alive())?;
         let views: Vec<View> = group.members().iter().map(|member| view(runtime, member)).collect::<Result<_>>()?;
         let leader = views.iter().position(|view| view.leads).context("nobody leads")?;
         let view = *views.get(leader).context("nobody leads")?;

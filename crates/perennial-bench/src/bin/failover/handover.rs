@@ -101,7 +101,7 @@ async fn write_on(first: Member, second: Member, written: Arc<Mutex<Written>>) {
 pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result<Report> {
     let _entered = runtime.enter();
     let mut product = Product::start(binary, PARALLELISM as usize)?;
-    let (leader, _) = agreed_leader(runtime, &product)?;
+    let (leader, _) = agreed_leader(runtime, &mut product)?;
     let mut job = ProbedJob::start(runtime, &mut product, leader)?;
     let busy = options.busy.then(|| BusyLoops::start(product.cluster().dir())).transpose()?;
     let clients = Clients::start(product.members());
@@ -109,7 +109,7 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
     let (mut leaders, mut rolling, mut elected, mut unclean) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for number in 0..options.times + MEMBERS {
         let restart_of = number.checked_sub(options.times);
-        let (leader, view) = agreed_leader(runtime, &product)?;
+        let (leader, view) = agreed_leader(runtime, &mut product)?;
         let member = restart_of.unwrap_or(leader);
         std::thread::sleep(BETWEEN);
         let watch = (member == leader).then_some(view.term);
@@ -117,7 +117,7 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
         let restarted = restarted.with_context(|| format!("restart {number}"))?;
         elected.extend(restarted.elected);
         unclean += usize::from(!restarted.clean);
-        let (leader, _) = agreed_leader(runtime, &product)?;
+        let (leader, _) = agreed_leader(runtime, &mut product)?;
         job.look(runtime, &mut product, leader)?;
         let name = format!("jm-{}", member + 1);
         let after =

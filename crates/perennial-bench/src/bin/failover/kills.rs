@@ -96,7 +96,7 @@ pub(crate) fn run(binary: &Path, runtime: &Runtime, options: &Options) -> Result
     let _entered = runtime.enter();
     let mut product = Product::start(binary, PARALLELISM as usize)?;
     group::ensure_on_disk(product.cluster().dir())?;
-    let (leader, _) = agreed_leader(runtime, &product)?;
+    let (leader, _) = agreed_leader(runtime, &mut product)?;
     let mut job = ProbedJob::start(runtime, &mut product, leader)?;
     let busy = options.busy.then(|| BusyLoops::start(product.cluster().dir())).transpose()?;
     sleep(WARM_UP);
@@ -248,7 +248,7 @@ fn kill_etcd(runtime: &Runtime, timers: Timers, kills: u32) -> Result<Option<See
     let mut etcd = Etcd::start(timers)?;
     let mut seen = Seen::default();
     for number in 1..=kills {
-        agreed_leader(runtime, &etcd)?;
+        agreed_leader(runtime, &mut etcd)?;
         sleep(BEFORE);
         let victim = kill_leader(runtime, &mut etcd)?;
         let measured = seen.after_kill(runtime, &mut etcd, &victim);
