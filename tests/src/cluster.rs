@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Process, wait_for};
+use crate::{Process, Proxy, wait_for};
 
 /// Longest wait for a cluster to be ready, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -37,12 +37,20 @@ pub struct ClusterBuilder {
     taskmanagers: usize,
     slots: u32,
     config: BTreeMap<String, String>,
+    proxied: bool,
 }
 
 impl ClusterBuilder {
     /// A cluster of one JobManager and one TaskManager with one slot, run from this `perennial` binary.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), jobmanagers: 1, taskmanagers: 1, slots: 1, config: BTreeMap::new() }
+        Self {
+            binary: binary.into(),
+            jobmanagers: 1,
+            taskmanagers: 1,
+            slots: 1,
+            config: BTreeMap::new(),
+            proxied: false,
+        }
     }
 
     /// Number of JobManagers.
@@ -61,6 +69,12 @@ impl ClusterBuilder {
     /// An option for every process.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Puts a [`Proxy`] before the RPC ports, so that the network between the processes can be broken.
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
         self
     }
 
@@ -85,6 +99,8 @@ impl ClusterBuilder {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let ports = free_ports(2 * self.jobmanagers)?;
         let (rpc_ports, rest_ports) = ports.split_at(self.jobmanagers);
+        let named = rpc_ports.iter().enumerate().map(|(index, port)| (format!("jm-{}", index + 1), *port));
+        let proxy = if self.proxied { Some(Proxy::start(&named.collect::<Vec<_>>())?) } else { None };
         Ok(Cluster {
             binary: self.binary,
             dir,
@@ -95,6 +111,7 @@ impl ClusterBuilder {
             jobmanagers: (0..self.jobmanagers).map(|_| None).collect(),
             taskmanagers: (0..self.taskmanagers).map(|_| None).collect(),
             keep: false,
+            proxy,
         })
     }
 }
@@ -116,6 +133,7 @@ pub struct Cluster {
     jobmanagers: Vec<Option<Process>>,
     taskmanagers: Vec<Option<Process>>,
     keep: bool,
+    proxy: Option<Proxy>,
 }
 
 impl Cluster {
@@ -164,8 +182,13 @@ impl Cluster {
         fs::create_dir_all(&home)?;
         let mut command = Command::new(&self.binary);
         command.current_dir(&home).arg(role);
-        let peers: Vec<String> =
-            self.rpc_ports.iter().enumerate().map(|(i, port)| format!("jm-{}=127.0.0.1:{port}", i + 1)).collect();
+        let peers: Vec<String> = (1..=self.rpc_ports.len())
+            .zip(&self.rpc_ports)
+            .map(|(number, port)| {
+                let front = self.proxy.as_ref().and_then(|proxy| proxy.front(&format!("jm-{number}")));
+                format!("jm-{number}=127.0.0.1:{}", front.unwrap_or(*port))
+            })
+            .collect();
         let mut options = vec![
             ("jobmanager.raft.peers".to_owned(), peers.join(",")),
             ("process.working-dir".to_owned(), home.display().to_string()),
@@ -199,6 +222,7 @@ impl Cluster {
         }
         let command = crate::wrap::wrapped(&command, wrapper).unwrap_or(command);
         let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
+        self.introduce(&process);
         *self.jobmanagers.get_mut(index).with_context(|| format!("there is no jobmanager {index}"))? = Some(process);
         Ok(())
     }
@@ -208,8 +232,43 @@ impl Cluster {
         let name = format!("tm-{}", index + 1);
         let command = self.command("taskmanager", &name)?;
         let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
+        self.introduce(&process);
         *self.taskmanagers.get_mut(index).with_context(|| format!("there is no taskmanager {index}"))? = Some(process);
         Ok(())
+    }
+
+    /// Tells the proxy whose process this is.
+    fn introduce(&self, process: &Process) {
+        if let Some(proxy) = &self.proxy {
+            proxy.know(process.pid(), process.name());
+        }
+    }
+
+    /// The network between the processes; an error unless the cluster was built with one.
+    pub fn proxy(&self) -> Result<&Proxy> {
+        self.proxy.as_ref().context("this cluster has no proxy")
+    }
+
+    /// Number of JobManagers, started or not.
+    pub fn jobmanager_count(&self) -> usize {
+        self.jobmanagers.len()
+    }
+
+    /// Number of TaskManagers, started or not.
+    pub fn taskmanager_count(&self) -> usize {
+        self.taskmanagers.len()
+    }
+
+    /// Takes a JobManager's process out, to be killed or dropped: it counts as not started.
+    pub fn take_jobmanager(&mut self, index: usize) -> Result<Process> {
+        let process = self.jobmanagers.get_mut(index).and_then(Option::take);
+        process.with_context(|| format!("jobmanager {index} is not up"))
+    }
+
+    /// Takes a TaskManager's process out. Dropping it ends its executors too, killing it does not.
+    pub fn take_taskmanager(&mut self, index: usize) -> Result<Process> {
+        let process = self.taskmanagers.get_mut(index).and_then(Option::take);
+        process.with_context(|| format!("taskmanager {index} is not up"))
     }
 
     /// Waits until a leader serves and knows every started TaskManager.
@@ -236,7 +295,7 @@ impl Cluster {
     pub fn rest(&self, path: &str) -> Result<Value> {
         let mut last = anyhow::anyhow!("there is no jobmanager");
         for (port, _) in self.rest_ports.iter().zip(&self.jobmanagers).filter(|(_, process)| process.is_some()) {
-            match http_get(*port, path) {
+            match http("GET", *port, path, REST_LIMIT) {
                 Ok((200, body)) => {
                     return serde_json::from_str(&body).with_context(|| format!("{path} is not JSON: {body}"));
                 }
@@ -249,7 +308,12 @@ impl Cluster {
 
     /// `GET` of a path at one JobManager: status code and body.
     pub fn rest_of(&self, jobmanager: usize, path: &str) -> Result<(u16, String)> {
-        http_get(*self.rest_ports.get(jobmanager).context("there is no such jobmanager")?, path)
+        self.request("GET", jobmanager, path, REST_LIMIT)
+    }
+
+    /// A request to one JobManager, answered within `limit`: status code and body.
+    pub fn request(&self, method: &str, jobmanager: usize, path: &str, limit: Duration) -> Result<(u16, String)> {
+        http(method, *self.rest_ports.get(jobmanager).context("there is no such jobmanager")?, path, limit)
     }
 
     /// A client command of the CLI against this cluster.
@@ -269,16 +333,22 @@ impl Cluster {
         Ok(stdout.into_owned())
     }
 
-    /// Pids of all executors below the TaskManagers.
+    /// Pids of all executors, in order: those below the TaskManagers, and those that have outlived theirs.
     pub fn executors(&self) -> Vec<u32> {
-        self.taskmanagers.iter().flatten().flat_map(|process| crate::descendants(process.pid())).collect()
+        let below = self.taskmanagers.iter().flatten().flat_map(|process| crate::descendants(process.pid()));
+        let mut all: Vec<u32> = below.chain(crate::faults::recorded(&self.dir)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let executors = self.executors();
         self.taskmanagers.clear();
         self.jobmanagers.clear();
+        executors.into_iter().for_each(crate::faults::end);
         if std::thread::panicking() || self.keep {
             eprintln!("the cluster's directory is kept: {}", self.dir.display());
         } else {
@@ -287,11 +357,11 @@ impl Drop for Cluster {
     }
 }
 
-/// A plain HTTP/1.1 GET: status code and body.
-fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), REST_LIMIT)?;
-    stream.set_read_timeout(Some(REST_LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+/// A plain HTTP/1.1 request without a body: status code and body of the answer.
+fn http(method: &str, port: u16, path: &str, limit: Duration) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

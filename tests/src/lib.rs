@@ -7,14 +7,18 @@
 //! Processes are ended by pid, when their [`Process`] is dropped at the latest, and so are the executors below them.
 
 mod cluster;
+mod faults;
 mod job;
 mod process;
+mod proxy;
 mod report;
 mod wait;
 mod wrap;
 
 pub use cluster::{Cluster, ClusterBuilder, binary_under_test, free_ports};
+pub use faults::{MemberView, Placed};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};
+pub use proxy::{Flow, Held, Proxy};
 pub use report::Report;
 pub use wait::wait_for;
