@@ -1,6 +1,7 @@
 //! A cluster of real processes in one directory.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -155,6 +156,12 @@ impl Cluster {
     /// REST addresses of all JobManagers, as `--endpoints` takes them.
     pub fn endpoints(&self) -> String {
         self.rest_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// The same of some JobManagers.
+    pub fn endpoints_of(&self, jobmanagers: &[usize]) -> Result<String> {
+        let all = jobmanagers.iter().map(|index| Ok(self.endpoint(*index)?.to_string()));
+        Ok(all.collect::<Result<Vec<_>>>()?.join(","))
     }
 
     /// A JobManager's process; an error when it is not started.
@@ -313,7 +320,12 @@ impl Cluster {
 
     /// A request to one JobManager, answered within `limit`: status code and body.
     pub fn request(&self, method: &str, jobmanager: usize, path: &str, limit: Duration) -> Result<(u16, String)> {
-        http(method, *self.rest_ports.get(jobmanager).context("there is no such jobmanager")?, path, limit)
+        self.endpoint(jobmanager)?.request(method, path, limit)
+    }
+
+    /// The REST port of one JobManager, started or not.
+    pub fn endpoint(&self, jobmanager: usize) -> Result<Endpoint> {
+        Ok(Endpoint { port: *self.rest_ports.get(jobmanager).context("there is no such jobmanager")? })
     }
 
     /// A client command of the CLI against this cluster.
@@ -354,6 +366,25 @@ impl Drop for Cluster {
         } else {
             let _ = fs::remove_dir_all(&self.dir);
         }
+    }
+}
+
+/// The REST port of one JobManager, for threads that outlive no cluster but hold none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    port: u16,
+}
+
+impl Endpoint {
+    /// A request, answered within `limit`: status code and body.
+    pub fn request(&self, method: &str, path: &str, limit: Duration) -> Result<(u16, String)> {
+        http(method, self.port, path, limit)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "127.0.0.1:{}", self.port)
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{Cluster, Submission, wait_for};
+use crate::{Cluster, Endpoint, Submission, wait_for};
 
 /// The group as one member sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,16 +34,23 @@ pub struct Placed {
     pub taskmanager: String,
 }
 
-impl Cluster {
-    /// What one member says of the group, within `limit`. Needs no leader.
-    pub fn member_view(&self, jobmanager: usize, limit: Duration) -> Result<MemberView> {
-        let (status, body) = self.request("GET", jobmanager, "/v1/cluster/members", limit)?;
+impl Endpoint {
+    /// What the member says of the group, within `limit`. Needs no leader.
+    pub fn member_view(&self, limit: Duration) -> Result<MemberView> {
+        let (status, body) = self.request("GET", "/v1/cluster/members", limit)?;
         ensure!(status == 200, "{status}: {body}");
         let view: Value = serde_json::from_str(&body)?;
         let epoch = view.get("epoch").and_then(Value::as_u64).with_context(|| format!("no epoch in {body}"))?;
         // Members are numbered from 1 in the order of their names.
         let leader = view.get("leader").and_then(Value::as_u64).and_then(|id| usize::try_from(id).ok()?.checked_sub(1));
         Ok(MemberView { epoch, leader })
+    }
+}
+
+impl Cluster {
+    /// What one member says of the group, within `limit`. Needs no leader.
+    pub fn member_view(&self, jobmanager: usize, limit: Duration) -> Result<MemberView> {
+        self.endpoint(jobmanager)?.member_view(limit)
     }
 
     /// Index of the JobManager that leads, in the highest epoch that one of `asked` knows a leader of and that leader

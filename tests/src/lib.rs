@@ -15,7 +15,7 @@ mod report;
 mod wait;
 mod wrap;
 
-pub use cluster::{Cluster, ClusterBuilder, binary_under_test, free_ports};
+pub use cluster::{Cluster, ClusterBuilder, Endpoint, binary_under_test, free_ports};
 pub use faults::{MemberView, Placed};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};
