@@ -6,13 +6,24 @@
 mod cycles;
 mod disk;
 mod group;
+mod headless;
 mod interrupt;
 mod kills;
 mod load;
 mod node;
+mod partition;
+mod pause;
+mod pauses;
 mod power_cuts;
 mod random;
+mod requests;
+mod rolling;
+mod scene;
 mod slow_sink;
+mod stability;
+mod stale;
+mod taskmanager_kill;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +54,18 @@ enum Run {
     /// One member of a metadata group, as `kills` and `power-cuts` start it.
     #[command(hide = true)]
     Node(node::Options),
+    /// Pause the leader for 20 s: another takes over, the woken one is deposed, no task notices either.
+    Pause(pause::Options),
+    /// Break the network in parts: one leader commands, deposed ones are refused, everything heals.
+    Partition(partition::Options),
+    /// Kill all JobManagers for a minute: tasks go on, memory stays bounded, the jobs are adopted.
+    Headless(headless::Options),
+    /// Kill or pause a TaskManager: its executors are adopted again, or its tasks run elsewhere, none of them twice.
+    TaskmanagerKill(taskmanager_kill::Options),
+    /// Keep processors and disk busy: the leader stays, writes work.
+    Stability(stability::Options),
+    /// Restart all JobManagers one after the other under load: no request fails, no task notices.
+    Rolling(rolling::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -54,6 +77,12 @@ fn main() -> Result<ExitCode> {
         Run::Kills(options) => kills::run(&options)?,
         Run::PowerCuts(options) => power_cuts::run(binary, &options)?,
         Run::Node(options) => return node::run(options),
+        Run::Pause(options) => pause::run(&binary()?, &options)?,
+        Run::Partition(options) => partition::run(&binary()?, &options)?,
+        Run::Headless(options) => headless::run(&binary()?, &options)?,
+        Run::TaskmanagerKill(options) => taskmanager_kill::run(&binary()?, &options)?,
+        Run::Stability(options) => stability::run(&binary()?, &options)?,
+        Run::Rolling(options) => rolling::run(&binary()?, &options)?,
     };
     Ok(report.finish())
 }

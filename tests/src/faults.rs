@@ -80,6 +80,20 @@ impl Cluster {
         self.job(submission)?.get("restarts").and_then(Value::as_u64).context("a job counts its restarts")
     }
 
+    /// Pids of the executors of one TaskManager.
+    pub fn executors_on(&self, taskmanager: usize) -> Vec<u32> {
+        executors_below(&self.dir().join(format!("tm-{}", taskmanager + 1))).map(|(_, pid)| pid).collect()
+    }
+
+    /// Kills a TaskManager's process and all its executors at once: a machine is gone.
+    pub fn kill_whole_taskmanager(&mut self, index: usize) -> Result<()> {
+        let mut process = self.take_taskmanager(index)?;
+        let executors = self.executors_on(index);
+        process.signal(Signal::KILL)?;
+        executors.into_iter().for_each(end);
+        process.kill().map(drop)
+    }
+
     /// Pids of the executors of one job.
     pub fn executors_of(&self, submission: &Submission) -> Vec<u32> {
         let mut pids: Vec<u32> =
@@ -90,7 +104,7 @@ impl Cluster {
 }
 
 /// Every subtask in Flink's JSON of a job, in order.
-fn placed_in(job: &Value) -> Result<Vec<Placed>> {
+pub fn placed_in(job: &Value) -> Result<Vec<Placed>> {
     let list = |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut all = Vec::new();
     for vertex in list(job, "vertices") {
@@ -119,8 +133,12 @@ pub(crate) fn recorded(dir: &Path) -> Vec<u32> {
 
 /// Job and pid of every executor below this directory that lives.
 fn records(dir: &Path) -> impl Iterator<Item = (String, u32)> {
-    let homes = fs::read_dir(dir).into_iter().flatten().flatten().map(|home| home.path().join("executors"));
-    let executors = homes.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
+    fs::read_dir(dir).into_iter().flatten().flatten().flat_map(|home| executors_below(&home.path()))
+}
+
+/// Job and pid of every executor of the TaskManager with this directory that lives.
+fn executors_below(home: &Path) -> impl Iterator<Item = (String, u32)> + use<> {
+    let executors = fs::read_dir(home.join("executors")).into_iter().flatten().flatten();
     executors.filter_map(|executor| {
         let record: Value = serde_json::from_slice(&fs::read(executor.path().join("executor.json")).ok()?).ok()?;
         let pid = u32::try_from(record.get("pid")?.as_u64()?).ok()?;

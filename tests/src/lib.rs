@@ -16,7 +16,7 @@ mod wait;
 mod wrap;
 
 pub use cluster::{Cluster, ClusterBuilder, Endpoint, binary_under_test, free_ports};
-pub use faults::{MemberView, Placed};
+pub use faults::{MemberView, Placed, placed_in};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};
 pub use proxy::{Flow, Held, Proxy};
