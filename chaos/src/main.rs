@@ -10,6 +10,7 @@ mod headless;
 mod interrupt;
 mod kills;
 mod load;
+mod many_jobs;
 mod node;
 mod partition;
 mod pause;
@@ -62,6 +63,8 @@ enum Run {
     Headless(headless::Options),
     /// Kill or pause a TaskManager: its executors are adopted again, or its tasks run elsewhere, none of them twice.
     TaskmanagerKill(taskmanager_kill::Options),
+    /// Kill the leader of hundreds of jobs: the next one adopts them all within seconds.
+    ManyJobs(many_jobs::Options),
     /// Keep processors and disk busy: the leader stays, writes work.
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
@@ -81,6 +84,7 @@ fn main() -> Result<ExitCode> {
         Run::Partition(options) => partition::run(&binary()?, &options)?,
         Run::Headless(options) => headless::run(&binary()?, &options)?,
         Run::TaskmanagerKill(options) => taskmanager_kill::run(&binary()?, &options)?,
+        Run::ManyJobs(options) => many_jobs::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
     };

@@ -158,7 +158,12 @@ impl Cluster {
         self.rest_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
-    /// The same of some JobManagers.
+    /// RPC addresses of all JobManagers, where they really listen.
+    pub fn rpc_addresses(&self) -> Vec<String> {
+        self.rpc_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// REST addresses of some JobManagers.
     pub fn endpoints_of(&self, jobmanagers: &[usize]) -> Result<String> {
         let all = jobmanagers.iter().map(|index| Ok(self.endpoint(*index)?.to_string()));
         Ok(all.collect::<Result<Vec<_>>>()?.join(","))

@@ -7,6 +7,7 @@
 //! Processes are ended by pid, when their [`Process`] is dropped at the latest, and so are the executors below them.
 
 mod cluster;
+pub mod fake_taskmanager;
 mod faults;
 mod job;
 mod process;

@@ -2,9 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy does not see as such")]
 
-mod fake_taskmanager;
 mod group;
 mod jobs;
 mod retention;
 mod support;
 mod takeover;
+
+use perennial_tests::fake_taskmanager;

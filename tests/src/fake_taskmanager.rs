@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use perennial_rpc::taskmanager::{
     Action, Command, CommandAnswer, CommandDone, CommandError, ExecutionReport, ExecutorReport, FromTaskManager,
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 
 /// What it does when told to deploy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub enum Manner {
     /// Tasks are RUNNING at once.
     Runs,
     /// Every deployment is refused.
@@ -21,6 +22,9 @@ pub(crate) enum Manner {
     /// Commands are noted and not answered.
     Ignores,
 }
+
+/// How often it says that it lives: well below any `heartbeat.timeout`.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct State {
@@ -33,18 +37,20 @@ struct State {
 
 /// The state of a pretended host: survives the connections and the JobManagers.
 #[derive(Clone)]
-pub(crate) struct FakeTaskManager {
-    pub(crate) name: &'static str,
+pub struct FakeTaskManager {
+    /// Its name.
+    pub name: &'static str,
     slots: u32,
     manner: Manner,
-    pub(crate) cluster: Option<ClusterId>,
+    /// The cluster it says it belongs to.
+    pub cluster: Option<ClusterId>,
     incarnation: Incarnation,
     state: Arc<Mutex<State>>,
     reports: watch::Sender<Option<mpsc::Sender<FromTaskManager>>>,
 }
 
 /// A connection to one JobManager. Dropping it closes the stream.
-pub(crate) struct Attached {
+pub struct Attached {
     task: JoinHandle<()>,
     reports: watch::Sender<Option<mpsc::Sender<FromTaskManager>>>,
 }
@@ -57,7 +63,8 @@ impl Drop for Attached {
 }
 
 impl FakeTaskManager {
-    pub(crate) fn new(name: &'static str, slots: u32) -> Self {
+    /// A host with so many slots that runs nothing.
+    pub fn new(name: &'static str, slots: u32) -> Self {
         Self {
             name,
             slots,
@@ -69,7 +76,8 @@ impl FakeTaskManager {
         }
     }
 
-    pub(crate) fn with_manner(self, manner: Manner) -> Self {
+    /// The same with other manners.
+    pub fn with_manner(self, manner: Manner) -> Self {
         Self { manner, ..self }
     }
 
@@ -78,17 +86,17 @@ impl FakeTaskManager {
     }
 
     /// Commands received so far.
-    pub(crate) fn commands(&self) -> Vec<Command> {
+    pub fn commands(&self) -> Vec<Command> {
         self.state().commands.clone()
     }
 
     /// Pretends to have heard a leader of a later epoch than any here.
-    pub(crate) fn follow_another(&self) {
+    pub fn follow_another(&self) {
         self.state().seen.epoch.0 = u64::MAX;
     }
 
     /// Names of the commands received so far.
-    pub(crate) fn command_names(&self) -> Vec<&'static str> {
+    pub fn command_names(&self) -> Vec<&'static str> {
         let name = |command: &Command| match command.action {
             Action::StartExecutor(_) => "start",
             Action::Deploy(_) => "deploy",
@@ -98,40 +106,42 @@ impl FakeTaskManager {
         self.state().commands.iter().map(name).collect()
     }
 
-    pub(crate) fn registrations(&self) -> u32 {
+    /// How often it was accepted.
+    pub fn registrations(&self) -> u32 {
         self.state().registrations
     }
 
-    pub(crate) fn refusal(&self) -> Option<String> {
+    /// Why it was refused last.
+    pub fn refusal(&self) -> Option<String> {
         self.state().refusal.clone()
     }
 
     /// Executions in a state that is not terminal.
-    pub(crate) fn running(&self, job: JobId) -> Vec<ExecutionAttemptId> {
+    pub fn running(&self, job: JobId) -> Vec<ExecutionAttemptId> {
         let state = self.state();
         let executions = state.executors.get(&job).into_iter().flatten();
         executions.filter(|(_, state)| !state.is_terminal()).map(|(attempt, _)| *attempt).collect()
     }
 
     /// Jobs with an executor.
-    pub(crate) fn executors(&self) -> Vec<JobId> {
+    pub fn executors(&self) -> Vec<JobId> {
         self.state().executors.keys().copied().collect()
     }
 
     /// Pretends that an executor with a task is there that nobody asked for.
-    pub(crate) fn plant(&self, job: JobId, attempt: ExecutionAttemptId) {
+    pub fn plant(&self, job: JobId, attempt: ExecutionAttemptId) {
         self.state().executors.insert(job, BTreeMap::from([(attempt, ExecutionState::Running)]));
     }
 
     /// Sends something to the leader it is registered at.
-    pub(crate) async fn say(&self, message: FromTaskManager) {
+    pub async fn say(&self, message: FromTaskManager) {
         let mut reports = self.reports.subscribe();
         let sender = reports.wait_for(Option::is_some).await.expect("the sender lives in self").clone();
         _ = sender.expect("it was waited for").send(message).await;
     }
 
     /// Moves an execution and reports it.
-    pub(crate) async fn report(&self, job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) {
+    pub async fn report(&self, job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) {
         if let Some(executions) = self.state().executors.get_mut(&job) {
             executions.insert(attempt, state);
         }
@@ -139,35 +149,44 @@ impl FakeTaskManager {
     }
 
     /// Ends all tasks of a job while nobody is connected.
-    pub(crate) fn finish_unheard(&self, job: JobId) {
+    pub fn finish_unheard(&self, job: JobId) {
         let mut state = self.state();
         let executions = state.executors.get_mut(&job).into_iter().flatten();
         executions.for_each(|(_, state)| *state = ExecutionState::Finished);
     }
 
     /// Ends all tasks of a job by themselves.
-    pub(crate) async fn finish(&self, job: JobId) {
+    pub async fn finish(&self, job: JobId) {
         for attempt in self.running(job) {
             self.report(job, attempt, ExecutionState::Finished).await;
         }
     }
 
     /// Connects to a JobManager and stays.
-    pub(crate) fn attach(&self, address: impl Into<String>) -> Attached {
+    pub fn attach(&self, address: impl Into<String>) -> Attached {
         let (this, address) = (self.clone(), address.into());
         let task = tokio::spawn(async move {
             loop {
                 if let Ok((sender, incoming)) = attach(&address).await {
                     this.converse(sender, incoming).await;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
         Attached { task, reports: self.reports.clone() }
     }
 
     async fn converse(&self, sender: mpsc::Sender<FromTaskManager>, mut incoming: Incoming<ToTaskManager>) {
-        while let Some(Ok(message)) = incoming.next().await {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
+        loop {
+            let message = tokio::select! {
+                message = incoming.next() => message,
+                _ = heartbeat.tick() => {
+                    _ = sender.send(FromTaskManager::Heartbeat { stale_commands: 0 }).await;
+                    continue;
+                }
+            };
+            let Some(Ok(message)) = message else { return };
             match message {
                 ToTaskManager::Leadership(leadership) => {
                     if leadership.leader == Some(leadership.from) {
@@ -260,7 +279,7 @@ fn report(job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) -> Exe
 }
 
 /// Counters of a task that read so many records.
-pub(crate) fn progress(job: JobId, attempt: ExecutionAttemptId, records_in: u64) -> TaskProgress {
+pub fn progress(job: JobId, attempt: ExecutionAttemptId, records_in: u64) -> TaskProgress {
     TaskProgress {
         job,
         attempt,
