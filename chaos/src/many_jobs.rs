@@ -47,7 +47,7 @@ pub(crate) fn run(binary: &Path, options: &Options) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let slots = u32::try_from(options.jobs)?.saturating_mul(options.tasks).div_ceil(2);
-        let taskmanagers = NAMES.map(|name| FakeTaskManager::new(name, slots));
+        let taskmanagers = NAMES.map(|name| FakeTaskManager::new(name, slots).with_heartbeats());
         let addresses = cluster.rpc_addresses();
         let _attached: Vec<_> =
             taskmanagers.iter().flat_map(|tm| addresses.iter().map(|address| tm.attach(address.clone()))).collect();

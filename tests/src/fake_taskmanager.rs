@@ -42,6 +42,7 @@ pub struct FakeTaskManager {
     pub name: &'static str,
     slots: u32,
     manner: Manner,
+    heartbeats: bool,
     /// The cluster it says it belongs to.
     pub cluster: Option<ClusterId>,
     incarnation: Incarnation,
@@ -69,6 +70,7 @@ impl FakeTaskManager {
             name,
             slots,
             manner: Manner::Runs,
+            heartbeats: false,
             cluster: None,
             incarnation: Incarnation::random(),
             state: Arc::default(),
@@ -79,6 +81,11 @@ impl FakeTaskManager {
     /// The same with other manners.
     pub fn with_manner(self, manner: Manner) -> Self {
         Self { manner, ..self }
+    }
+
+    /// The same, saying that it lives. Without this it is silent between reports, and is given up for it.
+    pub fn with_heartbeats(self) -> Self {
+        Self { heartbeats: true, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,7 +188,7 @@ impl FakeTaskManager {
         loop {
             let message = tokio::select! {
                 message = incoming.next() => message,
-                _ = heartbeat.tick() => {
+                _ = heartbeat.tick(), if self.heartbeats => {
                     _ = sender.send(FromTaskManager::Heartbeat { stale_commands: 0 }).await;
                     continue;
                 }
