@@ -89,6 +89,25 @@ impl Fault {
         }
     }
 
+    /// What is right, said before it is measured. In all of them the job's tasks are not touched.
+    fn expected(self) -> &'static str {
+        match self {
+            Self::LeaderAlone => "the majority elects another; the old leader stops serving within its lease",
+            Self::LeaderDeaf => "a leader that hears no majority serves nobody, and another is elected",
+            Self::LeaderMute => "the others hear no leader and elect one, whom the old one hears of",
+            Self::Bridge => {
+                "at most one election, then calm: the member that hears nobody lead must not disturb the others"
+            }
+            Self::NoTaskmanagers => {
+                "a leader without TaskManagers hands over to one that reaches them, or leaves their tasks alone"
+            }
+            Self::OneTaskmanager => {
+                "a TaskManager that another JobManager hears is not lost, or its tasks run elsewhere, once"
+            }
+            Self::StaleCommand => "the TaskManager refuses what a deposed leader has ordered, and counts it",
+        }
+    }
+
     fn leads(self) -> Leads {
         match self {
             Self::LeaderAlone | Self::LeaderDeaf | Self::LeaderMute | Self::StaleCommand => Leads::Another,
@@ -104,7 +123,7 @@ pub(crate) fn run(binary: &Path, options: &Options) -> Result<Report> {
     let faults = if options.only.is_empty() { all } else { &options.only };
     for fault in faults {
         let name = fault.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        eprintln!("{name}");
+        eprintln!("{name}: expected is that {}", fault.expected());
         let done = match fault {
             Fault::StaleCommand => stale::run(binary, &mut report),
             _ => partition(binary, *fault, &name, options, &mut report),
