@@ -101,3 +101,47 @@ fn sigterm_ends_processes_cleanly() -> Result<()> {
     assert!(status.success(), "jobmanager: {status}");
     Ok(())
 }
+
+/// A member without its quorum refuses what it cannot know and says what to do; what it last heard of it still tells,
+/// with its age. So does the command line.
+#[test]
+fn a_member_cut_off_from_the_quorum_answers_only_stale_reads() -> Result<()> {
+    let mut cluster = cluster().jobmanagers(3).taskmanagers(1, 1).start()?;
+    let job = cluster.submit("idle", 1, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let kept = leader(&cluster, 0)?;
+    for index in (0..3).filter(|index| *index != kept) {
+        cluster.jobmanager(index)?.kill()?;
+    }
+    let paths = ["/v1/jobs".to_owned(), "/v1/jobs/overview".to_owned(), format!("/v1/jobs/{}", job.job)];
+    for path in &paths {
+        wait_for("reads to be refused", LIMIT, || {
+            let (status, body) = cluster.rest_of(kept, path)?;
+            ensure!(status == 503, "{status}: {body}");
+            ensure!(body.contains("no leader") && body.contains("--stale"), "{body}");
+            Ok(())
+        })?;
+        let (status, body) = cluster.rest_of(kept, &format!("{path}?stale=true"))?;
+        let seen: Value = serde_json::from_str(&body)?;
+        assert!(status == 200 && body.contains(&job.job), "{status}: {body}");
+        assert!(seen["stale"] == true && seen["applied-index"].as_u64() > Some(0) && seen["age-ms"].is_u64(), "{body}");
+    }
+    let (status, body) = cluster.rest_of(kept, "/v1/cluster/members?stale=true")?;
+    assert!(status == 200 && body.contains("\"age-ms\":"), "{status}: {body}");
+
+    let listed = cluster.run_cli(&["list", "--stale"])?;
+    assert!(listed.contains("stale: as jm-") && listed.contains(&job.job), "{listed}");
+    let refused = cluster.cli(&["-Dclient.timeout=3s", "list"]).output()?;
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("no leader: 1 of 3 JobManagers reached, quorum is 2"), "{stderr}");
+    assert!(stderr.contains("connection refused") && stderr.contains("--stale"), "{stderr}");
+    let status = cluster.cli(&["status", "--wait-healthy", "1s"]).output()?;
+    assert_eq!(status.status.code(), Some(7), "{}", String::from_utf8_lossy(&status.stderr));
+
+    let back = (kept + 1) % 3;
+    cluster.start_jobmanager(back)?;
+    let healthy = cluster.run_cli(&["status", "--wait-healthy", "60s"])?;
+    assert!(healthy.contains("healthy: jm-") && healthy.contains("not reached: 127.0.0.1:"), "{healthy}");
+    Ok(())
+}

@@ -63,10 +63,7 @@ pub(crate) enum Command {
     /// Show what an artifact is, and the execution plan of one of its jobs
     Info(Info),
     /// Show whether the cluster is well: members, who leads, TaskManagers, jobs
-    Status {
-        #[command(flatten)]
-        output: Output,
-    },
+    Status(Status),
     /// Show options
     Config {
         #[command(subcommand)]
@@ -135,6 +132,25 @@ pub(crate) struct List {
     /// Ended jobs too
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Ask one member for what it last heard of, with or without a leader; it says how old that is
+    #[arg(long)]
+    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show the jobs one member last heard of, with or without a leader; it says how old that is
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// Show it again every second until Ctrl-C
+    #[arg(long, conflicts_with = "wait_healthy")]
+    pub(crate) watch: bool,
+    /// Wait until the cluster is well; exit code 7 when it is not within this time, such as 60s
+    #[arg(long, value_name = "DURATION", value_parser = perennial_types::parse_duration)]
+    pub(crate) wait_healthy: Option<std::time::Duration>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -9,6 +9,7 @@ mod listener;
 mod run;
 mod signals;
 mod status;
+mod survey;
 mod taskmanager;
 mod version;
 
@@ -37,11 +38,11 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::JobManager => server(&config, jobmanager::run(&config)),
         Command::TaskManager => server(&config, taskmanager::run(&config)),
         Command::Demo(options) => client(&config, demo::run(options, &config)),
-        Command::Run(options) => client(&config, run::run(options, &global, &config)),
-        Command::List(options) => client(&config, list::run(options, &global, &config)),
-        Command::Cancel { job } => client(&config, cancel::run(job, &global, &config)),
+        Command::Run(options) => asking(&global, &config, run::run(options, &global, &config)),
+        Command::List(options) => asking(&global, &config, list::run(options, &global, &config)),
+        Command::Cancel { job } => asking(&global, &config, cancel::run(job, &global, &config)),
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
-        Command::Status { output } => client(&config, status::run(output.format, &global, &config)),
+        Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
         Command::Config { command: ConfigCommand::Show { origin, output } } => {
             config::show(&config, origin, output.format).map(|()| Exit::Done)
         }
@@ -81,7 +82,23 @@ fn end_with_parent() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a command that asks a cluster.
+/// Runs a command that asks a cluster. When it finds no leader, it says who is there and who is not.
+fn asking(
+    global: &Global,
+    config: &Configuration,
+    run: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    client(config, async {
+        match run.await {
+            Err(failure) if failure.is_unavailable() => {
+                Err(survey::explain(failure, &settings::client(global, config)?).await)
+            }
+            ended => ended,
+        }
+    })
+}
+
+/// Runs a command that may ask a cluster.
 fn client(config: &Configuration, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     settings::client_log(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;

@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     NotFound = 5,
     /// The cluster refused.
     Refused = 6,
+    /// Time is over; what was waited for may still come.
+    TimedOut = 7,
     /// The job it waited for failed.
     JobFailed = 8,
     /// The cluster answers, but is not well.
@@ -51,6 +53,11 @@ impl Failure {
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Whether no leader answered.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.exit == Exit::Unavailable
     }
 
     /// Prints the error with all its causes and the next step, and gives the exit code.

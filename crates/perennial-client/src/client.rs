@@ -1,5 +1,6 @@
 //! A list of endpoints as one gateway.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use perennial_base::Backoff;
 use perennial_rpc::artifact::{ArtifactClient, ArtifactGateway, PutArtifact, PutArtifactError, PutScope};
 use perennial_rpc::dispatcher::{
-    CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
+    CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary, Stale,
     SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_rpc::group::{
@@ -117,21 +118,25 @@ impl Client {
         let deadline = started + shared.timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut told = false;
+        // Why each endpoint could not, by its index; the last round may be cut short and knows less than the one before.
+        let mut known = BTreeMap::new();
+        let mut answered = false;
         loop {
             let first = shared.preferred.load(Ordering::Relaxed);
-            let mut reasons = Vec::new();
-            let mut answered = false;
             let indexes = (first..shared.endpoints.len()).chain(0..first);
             for (index, endpoint) in indexes.filter_map(|index| Some((index, shared.endpoints.get(index)?))) {
                 let answer = match timeout_at(deadline, ask(endpoint.clone())).await {
                     Ok(answer) => answer,
                     Err(_) => {
-                        let reason = format!("{}: no answer within {} s", endpoint.address, shared.timeout.as_secs());
-                        Err(Unavailable::Unreachable { reason }.into())
+                        let seconds = shared.timeout.as_secs();
+                        known
+                            .entry(index)
+                            .or_insert_with(|| format!("{}: no answer within {seconds} s", endpoint.address));
+                        continue;
                     }
                 };
                 match answer.as_ref().map_err(Refusal::unavailable) {
-                    Err(Some(Unavailable::Unreachable { reason })) => reasons.push(reason.clone()),
+                    Err(Some(Unavailable::Unreachable { reason })) => _ = known.insert(index, reason.clone()),
                     // Somebody has to make room: waiting does not help.
                     Ok(_) | Err(None | Some(Unavailable::NoRoom { .. })) => {
                         shared.preferred.store(index, Ordering::Relaxed);
@@ -140,11 +145,11 @@ impl Client {
                     }
                     Err(Some(error)) => {
                         answered = true;
-                        reasons.push(format!("{}: {error}", endpoint.address));
+                        known.insert(index, format!("{}: {error}", endpoint.address));
                     }
                 }
             }
-            let reason = reasons.join("; ");
+            let reason = known.values().map(String::as_str).collect::<Vec<_>>().join("; ");
             let reached = shared.reached.fetch_or(answered, Ordering::Relaxed) || answered;
             let wait = backoff.next_wait();
             if !reached || Instant::now() + wait >= deadline {
@@ -175,8 +180,9 @@ impl Client {
         .await
     }
 
-    /// Asks every endpoint itself how it stands, all at once, each with the reason when it does not answer in time.
-    pub async fn endpoint_statuses(&self) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
+    /// Asks every endpoint how it sees the group, all at once, each with the reason when it does not answer in time. In the
+    /// order of the endpoints.
+    pub async fn survey(&self) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
         statuses(
             self.shared.endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.dispatcher.clone())),
         )
@@ -184,7 +190,7 @@ impl Client {
     }
 
     /// The same of JobManagers at these addresses, which are no endpoints of this client.
-    pub async fn statuses_at(addresses: &[String]) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
+    pub async fn survey_of(addresses: &[String]) -> Vec<(String, Result<ClusterStatus, Unavailable>)> {
         let reachable = addresses.iter().filter_map(|address| {
             let channel = channel(address).ok()?;
             Some((address.clone(), DispatcherClient::new(channel, address)))
@@ -271,6 +277,15 @@ impl DispatcherGateway for Client {
 
     async fn job(&self, job: JobId) -> Result<Option<JobDetails>, Unavailable> {
         self.ask("job", |endpoint| async move { endpoint.dispatcher.job(job).await }).await
+    }
+
+    /// Answered by the first endpoint that is reached.
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        self.ask("list", |endpoint| async move { endpoint.dispatcher.list_jobs_stale().await }).await
+    }
+
+    async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        self.ask("job", |endpoint| async move { endpoint.dispatcher.job_stale(job).await }).await
     }
 
     /// Also after a loss of the connection or of the leader: then it goes on with the next endpoint.

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use perennial_meta::{MetaStore, RaftRole};
 use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
-    MemberRole, MemberStatus, MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    MemberRole, MemberStatus, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary,
+    Unavailable,
 };
 use perennial_rpc::transport;
 use perennial_types::{JobId, JobManagerId, RequestId};
 
-use crate::leader::{Leader, unreadable};
+use crate::leader::{Leader, recorded_details, recorded_summary, unreadable};
 use crate::role::{RoleWatch, Route, lead_here, route};
 use crate::room::Room;
 
@@ -62,6 +63,11 @@ impl Local {
 
     fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         let view = self.meta.leadership().borrow().clone();
+        // One that has lost its quorum, or was not heard of for too long, may still be the last there was.
+        let leader = view.leader.filter(|leader| match leader.id == self.this {
+            true => view.serving.is_some(),
+            false => self.meta.is_led(),
+        });
         let members = self.meta.members().into_iter().map(|member| MemberSummary {
             id: member.id,
             name: member.name,
@@ -73,11 +79,29 @@ impl Local {
             cluster: self.meta.state().cluster_id().map_err(unreadable)?,
             from: self.this,
             epoch: view.epoch,
-            leader: view.leader.map(|leader| leader.id),
+            leader: leader.map(|leader| leader.id),
             applied: self.meta.state().applied(),
             members: members.collect(),
             own: self.own_status(),
+            age_ms: self.age().age_ms,
         })
+    }
+
+    fn age(&self) -> StateAge {
+        let age_ms = self.meta.last_contact().map(|age| age.as_millis() as u64);
+        StateAge { from: self.this, applied: self.meta.state().applied(), age_ms }
+    }
+
+    fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        // Taken first: what is read is at least as new as it says.
+        let age = self.age();
+        let heads = self.meta.state().job_heads().map_err(unreadable)?;
+        Ok(Stale { value: heads.into_iter().map(recorded_summary).collect(), age })
+    }
+
+    fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        let age = self.age();
+        Ok(Stale { value: recorded_details(&self.meta.state(), job).map_err(unreadable)?, age })
     }
 }
 
@@ -98,26 +122,43 @@ impl std::fmt::Debug for DispatcherHandle {
     }
 }
 
-/// Errors that may go away with another attempt.
-pub(crate) trait MayPass {
-    fn may_pass(&self) -> bool;
-}
+/// Errors that may be about the leader and not about the request.
+pub(crate) trait OfLeader: From<Unavailable> {
+    /// What it says of the leader, if anything.
+    fn unavailable(&self) -> Option<&Unavailable>;
 
-impl MayPass for Unavailable {
+    /// Whether it may go away with another attempt.
     fn may_pass(&self) -> bool {
-        matches!(self, Self::NoLeader { .. } | Self::Unreachable { .. })
+        matches!(self.unavailable(), Some(Unavailable::NoLeader { .. } | Unavailable::Unreachable { .. }))
+    }
+
+    /// The client has reached this member: what is not reached from here is the leader.
+    fn seen_from_here(self) -> Self {
+        match self.unavailable() {
+            Some(Unavailable::Unreachable { reason }) => {
+                let reason = format!("the one before is not reached, {reason}");
+                Unavailable::NoLeader { reason }.into()
+            }
+            _ => self,
+        }
     }
 }
 
-impl MayPass for SubmitJobError {
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(error) if error.may_pass())
+impl OfLeader for Unavailable {
+    fn unavailable(&self) -> Option<&Unavailable> {
+        Some(self)
     }
 }
 
-impl MayPass for CancelJobError {
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(error) if error.may_pass())
+impl OfLeader for SubmitJobError {
+    fn unavailable(&self) -> Option<&Unavailable> {
+        if let Self::Unavailable(error) = self { Some(error) } else { None }
+    }
+}
+
+impl OfLeader for CancelJobError {
+    fn unavailable(&self) -> Option<&Unavailable> {
+        if let Self::Unavailable(error) = self { Some(error) } else { None }
     }
 }
 
@@ -143,7 +184,7 @@ impl DispatcherHandle {
     /// Carries a request out here or at the leader, again when the leader changed meanwhile.
     async fn at_leader<T, E, H, HF, R, RF>(&self, here: H, there: R) -> Result<T, E>
     where
-        E: From<Unavailable> + MayPass,
+        E: OfLeader,
         H: Fn(Arc<Leader>) -> HF,
         HF: Future<Output = Result<T, E>>,
         R: Fn(DispatcherClient) -> RF,
@@ -160,7 +201,7 @@ impl DispatcherHandle {
                     () = route.over(&self.role) => Err(leader_changed().into()),
                 },
             };
-            match result {
+            match result.map_err(OfLeader::seen_from_here) {
                 Err(error) if error.may_pass() && attempt < ATTEMPTS => {
                     attempt += 1;
                     // Whether or not it has changed, another attempt is due.
@@ -230,6 +271,14 @@ impl DispatcherGateway for DispatcherHandle {
         .await
     }
 
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        self.local.list_jobs_stale()
+    }
+
+    async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        self.local.job_stale(job)
+    }
+
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         self.local.cluster_status()
     }
@@ -267,6 +316,14 @@ impl DispatcherGateway for LeaderOnly {
 
     async fn taskmanagers(&self) -> Result<Vec<TaskManagerSummary>, Unavailable> {
         lead_here(&self.role).await?.taskmanagers().await
+    }
+
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        self.local.list_jobs_stale()
+    }
+
+    async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        self.local.job_stale(job)
     }
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {

@@ -11,7 +11,7 @@ use perennial_rpc::group::{
 use perennial_rpc::transport;
 
 use crate::artifacts::ArtifactHandle;
-use crate::dispatcher::{ATTEMPTS, CHANGE_WAIT, MayPass};
+use crate::dispatcher::{ATTEMPTS, CHANGE_WAIT, OfLeader};
 use crate::leader::to_the_end;
 use crate::role::{RoleWatch, Route, lead_here, route};
 
@@ -31,9 +31,9 @@ impl std::fmt::Debug for GroupHandle {
     }
 }
 
-impl MayPass for GroupError {
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(error) if error.may_pass())
+impl OfLeader for GroupError {
+    fn unavailable(&self) -> Option<&Unavailable> {
+        if let Self::Unavailable(error) = self { Some(error) } else { None }
     }
 }
 
@@ -70,7 +70,7 @@ impl GroupHandle {
                 // Not given up when the leader changes: that is what some of these requests are for.
                 Route::There(address) => ask(Some(client(address)?)).await,
             };
-            match result {
+            match result.map_err(OfLeader::seen_from_here) {
                 Err(error) if error.may_pass() && attempt < attempts => {
                     attempt += 1;
                     _ = tokio::time::timeout(CHANGE_WAIT, route.over(&self.role)).await;

@@ -29,7 +29,7 @@ use crate::session::Sessions;
 use crate::settings::Settings;
 
 pub(crate) use attach::NotRegistered;
-pub(crate) use jobs::{to_the_end, unreadable, unwritten};
+pub(crate) use jobs::{recorded_details, recorded_summary, to_the_end, unreadable, unwritten};
 
 /// Time the tasks of a deposed leader have to end. They await nothing that takes long, so this is not reached.
 const STOP_GRACE: Duration = Duration::from_secs(1);

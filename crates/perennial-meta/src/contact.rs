@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::leadership::Cause;
 
@@ -48,6 +48,13 @@ impl Contact {
     /// When a leader spoke last.
     pub(crate) fn last_word(&self, leader: u64) -> Option<Instant> {
         self.lock().heard.get(&leader).copied()
+    }
+
+    /// How long ago any member but `this` last spoke as the leader.
+    pub(crate) fn age(&self, this: u64) -> Option<Duration> {
+        let state = self.lock();
+        let others = state.heard.iter().filter(|(leader, _)| **leader != this);
+        others.map(|(_, at)| *at).max().map(|at| at.elapsed())
     }
 
     /// A member leads in a term.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
+};
 use perennial_rpc::raft::{BoxFuture, PayloadStream, RaftCall, RaftGateway, RaftIdentity, RaftRpcError};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -70,11 +72,15 @@ impl RaftGateway for Handle {
         let service = self.0.clone();
         Box::pin(async move {
             service.admit(&from)?;
-            let contact = service.contact.clone();
-            let requests = decoded(from, requests).inspect(move |_| contact.heard(from.from.0));
-            let requests = requests.take_until(service.stop.clone().cancelled_owned());
+            let requests = decoded(from, requests).take_until(service.stop.clone().cancelled_owned());
             let answers = service.raft.stream_append(requests);
-            let answers = answers.map(|answer| answer.map(|answer| encoded(&answer)).map_err(stopped));
+            let contact = service.contact.clone();
+            let answers = answers.map(move |answer| {
+                if answer.as_ref().is_ok_and(|appended| !matches!(appended, Err(StreamAppendError::HigherVote(_)))) {
+                    contact.heard(from.from.0);
+                }
+                answer.map(|answer| encoded(&answer)).map_err(stopped)
+            });
             // A pipeline without requests would outlive openraft, and hold up the end of the RPC server.
             Ok(Box::pin(answers.take_until(service.stop.clone().cancelled_owned())) as PayloadStream)
         })
@@ -137,8 +143,11 @@ impl Service {
             RaftCall::Append => {
                 let request: AppendEntriesRequest<TypeConfig> = wire::decode(&payload)?;
                 check_entries(&request)?;
-                self.contact.heard(from.from.0);
-                self.raft.append_entries(request).await.map(|answer| encoded(&answer)).map_err(stopped)
+                let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.contact.heard(from.from.0);
+                }
+                Ok(encoded(&answer))
             }
             RaftCall::TransferLeader => {
                 let request: TransferLeaderRequest<TypeConfig> = wire::decode(&payload)?;
@@ -232,6 +241,9 @@ impl Service {
         let snapshot = openraft::Snapshot { meta: header.meta, snapshot };
         let installed = self.raft.install_full_snapshot(header.vote, snapshot).await;
         drop(incoming);
+        if installed.is_ok() {
+            self.contact.heard(from.from.0);
+        }
         installed.map(|answer| encoded(&answer)).map_err(stopped)
     }
 }

@@ -286,6 +286,27 @@ impl MetaStore {
         }
     }
 
+    /// How long ago this member last heard from a leader, or as the leader was acknowledged by a quorum: all that was
+    /// committed before is applied here or about to be. `None` before the first time.
+    pub fn last_contact(&self) -> Option<Duration> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader {
+            return self.inner.service.0.contact.age(self.this().0);
+        }
+        // Alone, it is the quorum.
+        match self.inner.identity.members().is_sole_voter(self.this()) {
+            true => Some(Duration::ZERO),
+            false => metrics.last_quorum_acked.map(|at| at.elapsed()),
+        }
+    }
+
+    /// Whether this member heard from a leader within the time after which members elect another.
+    pub fn is_led(&self) -> bool {
+        let patience = self.inner.config.election_timeout_max + self.inner.config.election_timeout_min;
+        self.last_contact().is_some_and(|age| age < patience)
+    }
+
     /// All members, as far as this one knows.
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.inner.raft.metrics();

@@ -37,11 +37,38 @@ pub trait DispatcherGateway: Clone + Send + Sync + 'static {
     /// Follows one job; `None` when there is no such job.
     fn watch_job(&self, job: JobId) -> impl Future<Output = Result<Option<JobSummaries>, Unavailable>> + Send;
 
+    /// Running and ended jobs as the asked member has applied them, with or without a leader. It may be behind.
+    fn list_jobs_stale(&self) -> impl Future<Output = Result<Stale<Vec<JobSummary>>, Unavailable>> + Send;
+
+    /// One job as the asked member has applied it, with or without a leader.
+    fn job_stale(&self, job: JobId) -> impl Future<Output = Result<Stale<Option<JobDetails>>, Unavailable>> + Send;
+
     /// Registered TaskManagers.
     fn taskmanagers(&self) -> impl Future<Output = Result<Vec<TaskManagerSummary>, Unavailable>> + Send;
 
     /// The JobManager group as the asked member sees it. Answered by that member itself, with or without a leader.
     fn cluster_status(&self) -> impl Future<Output = Result<ClusterStatus, Unavailable>> + Send;
+}
+
+/// An answer of one member from what it has applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stale<T> {
+    /// The answer.
+    pub value: T,
+    /// How old it may be.
+    pub age: StateAge,
+}
+
+/// How old a member's applied state may be: everything committed before is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateAge {
+    /// The member that answers.
+    pub from: JobManagerId,
+    /// Index of the last entry applied there.
+    pub applied: u64,
+    /// Milliseconds since that member last heard from a leader, or as the leader from a quorum; none before the first
+    /// time.
+    pub age_ms: Option<u64>,
 }
 
 /// A job to run.
@@ -239,6 +266,8 @@ pub struct ClusterStatus {
     pub members: Vec<MemberSummary>,
     /// How the member that answers stands.
     pub own: MemberStatus,
+    /// Milliseconds since the member that answers last heard from a leader, or as the leader from a quorum.
+    pub age_ms: Option<u64>,
 }
 
 /// How a member stands, as it says itself.

@@ -1,14 +1,14 @@
 //! The cluster as a whole: overview, TaskManagers, members, configuration, health.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use perennial_client::{DispatcherGateway, TaskManagerSummary};
 use perennial_types::JobStatus;
 use serde_json::{Value, json};
 
 use crate::Shared;
-use crate::answer::Refusal;
+use crate::answer::{Parameters, Refusal, aged, wants_stale};
 use crate::job::now_ms;
 
 /// Parts of keys whose values are not shown, as in Flink.
@@ -101,7 +101,10 @@ pub(crate) async fn taskmanager<G: DispatcherGateway>(
 }
 
 /// The JobManager group as this member sees it, with or without a leader.
-pub(crate) async fn members<G: DispatcherGateway>(State(web): Shared<G>) -> Result<Json<Value>, Refusal> {
+pub(crate) async fn members<G: DispatcherGateway>(
+    State(web): Shared<G>,
+    Query(parameters): Parameters,
+) -> Result<Json<Value>, Refusal> {
     let status = web.gateway.cluster_status().await?;
     let member = |member: &perennial_client::MemberSummary| {
         json!({
@@ -113,14 +116,15 @@ pub(crate) async fn members<G: DispatcherGateway>(State(web): Shared<G>) -> Resu
             "lag": member.lag,
         })
     };
-    Ok(Json(json!({
+    let answer = json!({
         "cluster": status.cluster,
         "from": status.from,
         "epoch": status.epoch,
         "leader": status.leader,
         "applied": status.applied,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
-    })))
+    });
+    Ok(Json(if wants_stale(&parameters)? { aged(answer, status.applied, status.age_ms) } else { answer }))
 }
 
 /// The process answers. Never depends on a quorum: else a partition would restart every JobManager.

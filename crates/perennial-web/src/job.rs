@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use perennial_client::{DispatcherGateway, ExecutionSummary, JobDetails, JobSummary};
+use perennial_client::{DispatcherGateway, ExecutionSummary, JobDetails, JobSummary, Stale};
 use perennial_types::{ExecutionState, JobGraph, JobId, JobVertex, RequestId};
 use serde_json::{Value, json};
 
 use crate::Shared;
-use crate::answer::{Refusal, job_id};
+use crate::answer::{Parameters, Refusal, aged, job_id, wants_stale};
 
 /// Every execution state, in Flink's order.
 const STATES: [ExecutionState; 10] = ExecutionState::ALL;
@@ -31,15 +31,31 @@ fn duration(start_ms: Option<u64>, end_ms: Option<u64>) -> Value {
     time(start_ms.map(|start| end_ms.unwrap_or_else(now_ms).saturating_sub(start)))
 }
 
-pub(crate) async fn ids<G: DispatcherGateway>(State(web): Shared<G>) -> Result<Json<Value>, Refusal> {
-    let jobs = web.gateway.list_jobs().await?;
-    let jobs: Vec<Value> = jobs.iter().map(|job| json!({ "id": job.job, "status": job.status })).collect();
-    Ok(Json(json!({ "jobs": jobs })))
+pub(crate) async fn ids<G: DispatcherGateway>(
+    State(web): Shared<G>,
+    Query(parameters): Parameters,
+) -> Result<Json<Value>, Refusal> {
+    listing(&web.gateway, wants_stale(&parameters)?, |job| json!({ "id": job.job, "status": job.status })).await
 }
 
-pub(crate) async fn overview<G: DispatcherGateway>(State(web): Shared<G>) -> Result<Json<Value>, Refusal> {
-    let jobs = web.gateway.list_jobs().await?;
-    Ok(Json(json!({ "jobs": jobs.iter().map(line).collect::<Vec<_>>() })))
+pub(crate) async fn overview<G: DispatcherGateway>(
+    State(web): Shared<G>,
+    Query(parameters): Parameters,
+) -> Result<Json<Value>, Refusal> {
+    listing(&web.gateway, wants_stale(&parameters)?, line).await
+}
+
+async fn listing<G: DispatcherGateway>(
+    gateway: &G,
+    stale: bool,
+    line: impl Fn(&JobSummary) -> Value,
+) -> Result<Json<Value>, Refusal> {
+    let all = |jobs: &[JobSummary]| json!({ "jobs": jobs.iter().map(&line).collect::<Vec<_>>() });
+    if !stale {
+        return Ok(Json(all(&gateway.list_jobs().await?)));
+    }
+    let Stale { value, age } = gateway.list_jobs_stale().await?;
+    Ok(Json(aged(all(&value), age.applied, age.age_ms)))
 }
 
 fn line(job: &JobSummary) -> Value {
@@ -69,9 +85,15 @@ fn line(job: &JobSummary) -> Value {
 pub(crate) async fn details<G: DispatcherGateway>(
     State(web): Shared<G>,
     Path(id): Path<String>,
+    Query(parameters): Parameters,
 ) -> Result<Json<Value>, Refusal> {
-    let details = find(&web.gateway, job_id(&id)?).await?;
-    Ok(Json(details_json(&details)))
+    let job = job_id(&id)?;
+    if !wants_stale(&parameters)? {
+        return Ok(Json(details_json(&find(&web.gateway, job).await?)));
+    }
+    let Stale { value, age } = web.gateway.job_stale(job).await?;
+    let details = value.ok_or_else(|| Refusal::no_such_job(job))?;
+    Ok(Json(aged(details_json(&details), age.applied, age.age_ms)))
 }
 
 pub(crate) async fn status<G: DispatcherGateway>(

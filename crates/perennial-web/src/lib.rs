@@ -3,6 +3,9 @@
 //! Reaches the cluster only through a [`DispatcherGateway`], so every JobManager can serve it; it never redirects. What
 //! Flink does not have lies under `/v1/cluster/` or has a name of ours beside Flink's fields. Times are milliseconds of
 //! the Unix epoch, durations milliseconds, -1 where there is nothing to say: all as in Flink.
+//!
+//! Reads are linearizable whichever member is asked, and refused when there is no leader. With `?stale=true` those of jobs
+//! and members are answered by the asked member from what it has applied, which says how old it may be.
 
 mod answer;
 mod cluster;

@@ -7,7 +7,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use perennial_client::{
     CancelJobError, ClusterStatus, DispatcherGateway, ExecutionSummary, JobDetails, JobSummaries, JobSummary,
-    MemberSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_types::{
     ArtifactDigest, Configuration, ExecutionState, JobEdge, JobGraph, JobId, JobManagerId, JobStatus, JobVertex,
@@ -20,6 +20,8 @@ use crate::router;
 
 const RUNNING: JobId = JobId::from_bytes([1; 16]);
 const ENDED: JobId = JobId::from_bytes([2; 16]);
+
+const AGE: StateAge = StateAge { from: JobManagerId(1), applied: 17, age_ms: Some(250) };
 
 /// One job that runs, one that has ended, one TaskManager; or no leader at all.
 #[derive(Clone)]
@@ -112,6 +114,14 @@ impl DispatcherGateway for Fake {
         }))
     }
 
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        Ok(Stale { value: vec![summary(RUNNING)], age: AGE })
+    }
+
+    async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        Ok(Stale { value: Fake { leader: true }.job(job).await?, age: AGE })
+    }
+
     async fn watch_job(&self, _: JobId) -> Result<Option<JobSummaries>, Unavailable> {
         Ok(None)
     }
@@ -148,6 +158,7 @@ impl DispatcherGateway for Fake {
             applied: 17,
             members: vec![member],
             own: Default::default(),
+            age_ms: Some(250),
         })
     }
 }
@@ -252,6 +263,24 @@ async fn requests_are_refused_in_flinks_form() {
         assert_eq!(seen.as_u16(), status, "{method} {path}: {body}");
         assert!(body["errors"][0].as_str().is_some_and(|error| error.contains(text)), "{method} {path}: {body}");
     }
+}
+
+/// Without a leader a read says what else there is, and that is answered with its age.
+#[tokio::test]
+async fn stale_reads_need_no_leader_and_say_how_old_they_are() {
+    for path in ["/v1/jobs".to_owned(), "/jobs/overview".to_owned(), format!("/v1/jobs/{RUNNING}")] {
+        let (status, body) = ask(app(false), "GET", &path).await;
+        assert_eq!((status.as_u16(), body["errors"][0].as_str()), (503, Some("no leader: quorum is lost")), "{path}");
+        assert!(body["errors"][1].as_str().unwrap().contains("?stale=true"), "{path}: {body}");
+        let (status, body) = ask(app(false), "GET", &format!("{path}?stale=true")).await;
+        assert_eq!(status.as_u16(), 200, "{path}: {body}");
+        let age = (&body["stale"], &body["applied-index"], &body["age-ms"]);
+        assert_eq!(age, (&json!(true), &json!(17), &json!(250)), "{path}");
+    }
+    let (_, body) = ask(app(false), "GET", "/cluster/members?stale=true").await;
+    assert_eq!((&body["members"][0]["name"], &body["age-ms"]), (&json!("jm-1"), &json!(250)));
+    assert_eq!(ask(app(true), "GET", "/jobs?stale=yes").await.0.as_u16(), 400);
+    assert_eq!(get("/jobs").await["stale"], Value::Null);
 }
 
 #[tokio::test]

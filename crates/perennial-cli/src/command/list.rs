@@ -1,9 +1,10 @@
 //! `perennial list`, with Flink's lines.
 
-use perennial_client::{DispatcherGateway, JobSummary};
+use perennial_client::{DispatcherGateway, JobSummary, StateAge};
 use perennial_types::{Configuration, JobStatus};
 use serde_json::{Value, json};
 
+use super::status::stale_line;
 use crate::args::{Format, Global, List};
 use crate::failure::{Exit, Failure};
 use crate::{output, settings};
@@ -16,15 +17,29 @@ pub(crate) async fn run(options: List, global: &Global, config: &Configuration) 
     if options.output.format == Format::Table {
         output::line("Waiting for response...")?;
     }
-    let mut jobs = client.list_jobs().await?;
+    let (mut jobs, age) = match options.stale {
+        false => (client.list_jobs().await?, None),
+        true => client.list_jobs_stale().await.map(|stale| (stale.value, Some(stale.age)))?,
+    };
     jobs.sort_by(|a, b| (a.status.as_str(), a.start_ms, a.job).cmp(&(b.status.as_str(), b.start_ms, b.job)));
     let wanted = Wanted { running: !options.scheduled, scheduled: !options.running, ended: options.all };
     match options.output.format {
         Format::Json => {
             let jobs = jobs.iter().filter(|job| wanted.includes(section(job.status)));
-            output::json(&jobs.map(json).collect::<Vec<_>>())?;
+            let jobs: Vec<Value> = jobs.map(json).collect();
+            match age {
+                None => output::json(&jobs)?,
+                Some(StateAge { applied, age_ms, .. }) => {
+                    output::json(&json!({ "stale": true, "applied-index": applied, "age-ms": age_ms, "jobs": jobs }))?
+                }
+            }
         }
-        Format::Table => output::line(lines(&jobs, wanted).join("\n"))?,
+        Format::Table => {
+            if let Some(age) = age {
+                output::line(stale_line(&age))?;
+            }
+            output::line(lines(&jobs, wanted).join("\n"))?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use perennial_rpc::artifact::{ArtifactBytes, ArtifactContent, ArtifactServer, GetArtifactError};
-use perennial_rpc::dispatcher::DispatcherServer;
+use perennial_rpc::dispatcher::{DispatcherServer, StateAge};
 use perennial_types::{
     ArtifactDigest, ExecutionState, JobGraph, JobManagerId, JobStatus, LeaderEpoch, MANIFEST_MAGIC, PlanRequest,
 };
@@ -23,6 +23,9 @@ use crate::{PrepareError, Prepared, SubmitError};
 
 /// Longest wait for anything here.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What stale answers say of themselves.
+const AGE: StateAge = StateAge { from: JobManagerId(1), applied: 7, age_ms: Some(1234) };
 
 /// A cluster of one member that is a value.
 #[derive(Clone, Default)]
@@ -124,6 +127,15 @@ impl DispatcherGateway for Fake {
         Ok(Some(Box::pin(tokio_stream::iter([Ok(now), broken].into_iter().take(if ended { 1 } else { 2 })))))
     }
 
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        let jobs: Vec<JobId> = self.shared.lock().unwrap().submitted.values().copied().collect();
+        Ok(Stale { value: jobs.into_iter().map(|job| self.summary(job)).collect(), age: AGE })
+    }
+
+    async fn job_stale(&self, _: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        Ok(Stale { value: None, age: AGE })
+    }
+
     async fn taskmanagers(&self) -> Result<Vec<TaskManagerSummary>, Unavailable> {
         Ok(Vec::new())
     }
@@ -138,6 +150,7 @@ impl DispatcherGateway for Fake {
             applied: 0,
             members: Vec::new(),
             own: Default::default(),
+            age_ms: None,
         })
     }
 }
@@ -216,6 +229,24 @@ async fn any_endpoint_will_do_and_elections_are_waited_for() {
     fake.shared.lock().unwrap().leaderless = 3;
     assert_eq!(client.list_jobs().await, Ok(Vec::new()));
     assert_eq!(fake.shared.lock().unwrap().leaderless, 0);
+}
+
+/// What needs no leader is answered at once, by whoever is reached.
+#[tokio::test]
+async fn stale_reads_and_surveys_wait_for_no_leader() {
+    let fake = Fake::default();
+    let (address, _stop) = fake.serve().await;
+    let dead = nobody().await;
+    let client = Client::new(&[dead.clone(), address.clone()], LIMIT).unwrap();
+    fake.shared.lock().unwrap().leaderless = u32::MAX;
+    let job = JobId::from_bytes([3; 16]);
+    fake.shared.lock().unwrap().submitted.insert(RequestId::from_bytes([4; 16]), job);
+    let jobs = client.list_jobs_stale().await.unwrap();
+    assert_eq!((jobs.value[0].job, jobs.age), (job, AGE));
+    assert_eq!(client.job_stale(job).await, Ok(Stale { value: None, age: AGE }));
+    let survey = client.survey().await;
+    assert_eq!(survey.iter().map(|(endpoint, _)| endpoint).collect::<Vec<_>>(), [&dead, &address]);
+    assert_eq!((survey[0].1.is_ok(), survey[1].1.is_ok()), (false, true));
 }
 
 #[tokio::test]

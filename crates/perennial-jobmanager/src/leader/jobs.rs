@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use perennial_coordination::job::Event;
 use perennial_coordination::validate;
-use perennial_meta::{Command, JobHead, Outcome, ReadError, WriteError};
+use perennial_meta::{Command, JobHead, Outcome, PlacedExecution, ReadError, StateReader, WriteError};
 use perennial_rpc::dispatcher::{
-    CancelJobError, JobDetails, JobSummaries, JobSummary, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    CancelJobError, ExecutionSummary, JobDetails, JobSummaries, JobSummary, SubmitJob, SubmitJobError,
+    TaskManagerSummary, Unavailable,
 };
-use perennial_types::{JobId, JobStatus, RequestId};
+use perennial_types::{ExecutionState, JobId, JobStatus, RequestId};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -126,19 +127,10 @@ impl Leader {
         if let Some(handle) = self.masters.get(job) {
             return Ok(Some(handle.details()));
         }
-        let state = self.meta.state();
-        let (Some(record), Some(head)) =
-            (state.job(job).map_err(unreadable)?, state.job_head(job).map_err(unreadable)?)
-        else {
-            return Ok(None);
-        };
-        let ended = self.masters.ended(job);
-        Ok(Some(JobDetails {
-            summary: self.summary(head),
-            graph: record.graph,
-            artifact: record.artifact,
-            plan: record.plan,
-            executions: ended.map_or_else(Vec::new, |view| view.executions.clone()),
+        let recorded = recorded_details(&self.meta.state(), job).map_err(unreadable)?;
+        Ok(recorded.map(|details| match self.masters.ended(job) {
+            Some(view) => JobDetails { summary: view.summary.clone(), executions: view.executions.clone(), ..details },
+            None => details,
         }))
     }
 
@@ -165,20 +157,50 @@ impl Leader {
         }
         match self.masters.ended(head.job) {
             Some(view) => view.summary.clone(),
-            None => JobSummary {
-                job: head.job,
-                name: head.name,
-                status: head.status,
-                start_ms: head.submitted_ms,
-                end_ms: head.ended_ms,
-                tasks: Default::default(),
-                slots_needed: 0,
-                waiting_for: String::new(),
-                failure: head.failure.filter(|_| head.status == JobStatus::Failed).unwrap_or_default(),
-                restarts: head.restarts,
-            },
+            None => recorded_summary(head),
         }
     }
+}
+
+/// A job as the log has it: without what only its JobMaster knows.
+pub(crate) fn recorded_summary(head: JobHead) -> JobSummary {
+    JobSummary {
+        job: head.job,
+        name: head.name,
+        status: head.status,
+        start_ms: head.submitted_ms,
+        end_ms: head.ended_ms,
+        tasks: Default::default(),
+        slots_needed: 0,
+        waiting_for: String::new(),
+        failure: head.failure.filter(|_| head.status == JobStatus::Failed).unwrap_or_default(),
+        restarts: head.restarts,
+    }
+}
+
+/// The same with its graph and where its tasks were placed. That they run is as much as is recorded of them.
+pub(crate) fn recorded_details(state: &StateReader, job: JobId) -> Result<Option<JobDetails>, ReadError> {
+    let (Some(record), Some(head)) = (state.job(job)?, state.job_head(job)?) else { return Ok(None) };
+    let execution = |placed: PlacedExecution| ExecutionSummary {
+        vertex: placed.record.attempt.vertex,
+        subtask: placed.record.attempt.subtask,
+        attempt: placed.record.attempt.attempt,
+        state: if placed.finished { ExecutionState::Finished } else { ExecutionState::Reconciling },
+        taskmanager: Some(placed.record.taskmanager),
+        host: String::new(),
+        start_ms: None,
+        end_ms: None,
+        records_in: 0,
+        records_out: 0,
+        failure: String::new(),
+    };
+    Ok(Some(JobDetails {
+        summary: recorded_summary(head),
+        graph: record.graph,
+        artifact: record.artifact,
+        plan: record.plan,
+        executions: state.executions(job)?.into_iter().map(execution).collect(),
+    }))
 }
 
 fn unexpected(outcome: &Outcome) -> Unavailable {

@@ -6,7 +6,7 @@ use perennial_types::{ClusterId, JobGraph, JobId, JobManagerId, JobStatus, Leade
 
 use super::{
     CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, MemberRole, MemberStatus, MemberSummary,
-    SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use crate::WireError;
 use crate::wire::{execution_state, id, pb};
@@ -317,6 +317,7 @@ impl From<ClusterStatus> for pb::ClusterStatus {
             applied: status.applied,
             members: members.collect(),
             own: Some(status.own.into()),
+            age_ms: status.age_ms,
         }
     }
 }
@@ -341,6 +342,7 @@ impl TryFrom<pb::ClusterStatus> for ClusterStatus {
             applied: status.applied,
             members: members.collect(),
             own: status.own.map(Into::into).unwrap_or_default(),
+            age_ms: status.age_ms,
         })
     }
 }
@@ -368,6 +370,18 @@ impl From<pb::MemberStatus> for MemberStatus {
         };
         let pb::MemberStatus { last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms, .. } = status;
         Self { role, last_log, committed, snapshot, quorum_ack_ms, version, uptime_ms }
+    }
+}
+
+impl From<StateAge> for pb::StateAge {
+    fn from(StateAge { from, applied, age_ms }: StateAge) -> Self {
+        Self { from: from.0, applied, age_ms }
+    }
+}
+
+impl From<pb::StateAge> for StateAge {
+    fn from(pb::StateAge { from, applied, age_ms }: pb::StateAge) -> Self {
+        Self { from: JobManagerId(from), applied, age_ms }
     }
 }
 
@@ -476,6 +490,7 @@ mod tests {
                 version: "1".to_owned(),
                 uptime_ms: 3,
             },
+            age_ms: Some(12),
         };
         assert_eq!(ClusterStatus::try_from(pb::ClusterStatus::from(status.clone())), Ok(status));
     }

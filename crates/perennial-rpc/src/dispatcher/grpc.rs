@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::{
-    CancelJobError, ClusterStatus, DispatcherGateway, JobDetails, JobSummaries, JobSummary, SubmitJob, SubmitJobError,
-    TaskManagerSummary, Unavailable,
+    CancelJobError, ClusterStatus, DispatcherGateway, JobDetails, JobSummaries, JobSummary, Stale, SubmitJob,
+    SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use crate::WireError;
 use crate::grpc::MESSAGE_BYTES_MAX;
@@ -63,22 +63,35 @@ impl<G: DispatcherGateway> pb::dispatcher_server::Dispatcher for DispatcherServe
         Ok(Response::new(self.gateway.cancel_job(job, request).await.into()))
     }
 
-    async fn list_jobs(&self, _: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
-        Ok(Response::new(match self.gateway.list_jobs().await {
-            Ok(jobs) => pb::ListJobsResponse { jobs: jobs.into_iter().map(Into::into).collect(), ..Default::default() },
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let answer = match request.into_inner().stale {
+            false => self.gateway.list_jobs().await.map(|jobs| (jobs, None)),
+            true => self.gateway.list_jobs_stale().await.map(|stale| (stale.value, Some(stale.age))),
+        };
+        Ok(Response::new(match answer {
+            Ok((jobs, age)) => pb::ListJobsResponse {
+                jobs: jobs.into_iter().map(Into::into).collect(),
+                unavailable: None,
+                age: age.map(Into::into),
+            },
             Err(error) => pb::ListJobsResponse { unavailable: Some(error.into()), ..Default::default() },
         }))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
         use pb::get_job_response::Result as Answer;
-        let job = id(&request.into_inner().job, "get_job.job").map_err(malformed)?;
-        let answer = match self.gateway.job(job).await {
-            Ok(Some(details)) => Answer::Details(details.into()),
-            Ok(None) => Answer::UnknownJob(pb::UnknownJob {}),
-            Err(error) => Answer::Unavailable(error.into()),
+        let pb::GetJobRequest { job, stale } = request.into_inner();
+        let job = id(&job, "get_job.job").map_err(malformed)?;
+        let answer = match stale {
+            false => self.gateway.job(job).await.map(|details| (details, None)),
+            true => self.gateway.job_stale(job).await.map(|stale| (stale.value, Some(stale.age))),
         };
-        Ok(Response::new(pb::GetJobResponse { result: Some(answer) }))
+        let (answer, age) = match answer {
+            Ok((Some(details), age)) => (Answer::Details(details.into()), age),
+            Ok((None, age)) => (Answer::UnknownJob(pb::UnknownJob {}), age),
+            Err(error) => (Answer::Unavailable(error.into()), None),
+        };
+        Ok(Response::new(pb::GetJobResponse { result: Some(answer), age: age.map(Into::into) }))
     }
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<pb::WatchJobResponse, Status>> + Send>>;
@@ -165,6 +178,33 @@ impl DispatcherClient {
     }
 }
 
+impl DispatcherClient {
+    async fn list(&self, stale: bool) -> Result<(Vec<JobSummary>, Option<pb::StateAge>), Unavailable> {
+        let mut client = self.client.clone();
+        let response = self.answer(client.list_jobs(pb::ListJobsRequest { stale })).await?;
+        if let Some(error) = response.unavailable {
+            return Err(error.try_into().unwrap_or_else(self.not_understood()));
+        }
+        let jobs = response.jobs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>();
+        Ok((jobs.map_err(self.not_understood())?, response.age))
+    }
+
+    async fn get(&self, job: JobId, stale: bool) -> Result<(Option<JobDetails>, Option<pb::StateAge>), Unavailable> {
+        use pb::get_job_response::Result as Answer;
+        let mut client = self.client.clone();
+        let request = pb::GetJobRequest { job: job.as_bytes().to_vec().into(), stale };
+        let response = self.answer(client.get_job(request)).await?;
+        match response.result {
+            Some(Answer::Details(details)) => {
+                Ok((Some(details.try_into().map_err(self.not_understood())?), response.age))
+            }
+            Some(Answer::UnknownJob(_)) => Ok((None, response.age)),
+            Some(Answer::Unavailable(error)) => Err(error.try_into().unwrap_or_else(self.not_understood())),
+            None => Err(self.unreachable(WireError::missing("get_job.result"))),
+        }
+    }
+}
+
 impl DispatcherGateway for DispatcherClient {
     async fn submit_job(&self, job: SubmitJob) -> Result<JobId, SubmitJobError> {
         let mut client = self.client.clone();
@@ -180,29 +220,28 @@ impl DispatcherGateway for DispatcherClient {
     }
 
     async fn list_jobs(&self) -> Result<Vec<JobSummary>, Unavailable> {
-        let mut client = self.client.clone();
-        let response = self.answer(client.list_jobs(pb::ListJobsRequest {})).await?;
-        if let Some(error) = response.unavailable {
-            return Err(error.try_into().unwrap_or_else(self.not_understood()));
-        }
-        response.jobs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>().map_err(self.not_understood())
+        self.list(false).await.map(|(jobs, _)| jobs)
+    }
+
+    async fn list_jobs_stale(&self) -> Result<Stale<Vec<JobSummary>>, Unavailable> {
+        let (value, age) = self.list(true).await?;
+        let age = age.ok_or_else(|| self.unreachable(WireError::missing("list_jobs.age")))?;
+        Ok(Stale { value, age: age.into() })
     }
 
     async fn job(&self, job: JobId) -> Result<Option<JobDetails>, Unavailable> {
-        use pb::get_job_response::Result as Answer;
-        let mut client = self.client.clone();
-        let response = self.answer(client.get_job(pb::GetJobRequest { job: job.as_bytes().to_vec().into() })).await?;
-        match response.result {
-            Some(Answer::Details(details)) => details.try_into().map(Some).map_err(self.not_understood()),
-            Some(Answer::UnknownJob(_)) => Ok(None),
-            Some(Answer::Unavailable(error)) => Err(error.try_into().unwrap_or_else(self.not_understood())),
-            None => Err(self.unreachable(WireError::missing("get_job.result"))),
-        }
+        self.get(job, false).await.map(|(details, _)| details)
+    }
+
+    async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
+        let (value, age) = self.get(job, true).await?;
+        let age = age.ok_or_else(|| self.unreachable(WireError::missing("get_job.age")))?;
+        Ok(Stale { value, age: age.into() })
     }
 
     async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {
         let mut client = self.client.clone();
-        let request = pb::GetJobRequest { job: job.as_bytes().to_vec().into() };
+        let request = pb::GetJobRequest { job: job.as_bytes().to_vec().into(), stale: false };
         let mut responses = self.answer(client.watch_job(request)).await?;
         let this = self.clone();
         let read = move |message: Result<pb::WatchJobResponse, Status>| {
