@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod group;
 mod jobs;
+mod requests;
 mod storage;
 mod wordcount;
 
