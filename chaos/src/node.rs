@@ -54,17 +54,21 @@ async fn serve(options: Options) -> Result<ExitCode> {
         name: format!("member-{id}"),
         address: address.to_string(),
     };
+    let peers: Vec<Peer> = (1..).zip(&options.peers).map(peer).collect();
+    let this = peers.iter().find(|peer| peer.id.0 == options.id).context("--id is none of --peers")?;
+    let (name, address) = (this.name.clone(), this.address.clone());
     let config = MetaConfig {
         data_dir: options.dir,
-        this: JobManagerId(options.id),
-        peers: (1..).zip(&options.peers).map(peer).collect(),
+        name,
+        address: address.clone(),
+        peers,
+        join: false,
         heartbeat_interval: Duration::from_millis(50),
         election_timeout_min: Duration::from_millis(150),
         election_timeout_max: Duration::from_millis(300),
         snapshot_entries: SNAPSHOT_ENTRIES,
         log_entries_kept: LOG_ENTRIES_KEPT,
     };
-    let address = config.this_peer().context("--id is none of --peers")?.address.clone();
     let rpc = TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
     let lines =
         TcpListener::bind(options.listen).await.with_context(|| format!("cannot listen on {}", options.listen))?;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod demo;
 mod group;
+mod history;
 mod jobs;
 mod requests;
 mod storage;

@@ -64,6 +64,11 @@ pub(crate) enum Command {
     Info(Info),
     /// Show whether the cluster is well: members, who leads, TaskManagers, jobs
     Status(Status),
+    /// Look into the JobManager group
+    Raft {
+        #[command(subcommand)]
+        command: RaftCommand,
+    },
     /// Show options
     Config {
         #[command(subcommand)]
@@ -71,6 +76,16 @@ pub(crate) enum Command {
     },
     /// Show the version
     Version {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What of the JobManager group.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// Show past leaderships, newest first: why each began, and how long each phase took from the loss of the one before
+    History {
         #[command(flatten)]
         output: Output,
     },

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod config;
+mod history;
 mod info;
 mod jobmanager;
 mod list;
@@ -19,7 +20,7 @@ use anyhow::Context;
 use perennial_types::Configuration;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use crate::args::{Command, ConfigCommand, Global};
+use crate::args::{Command, ConfigCommand, Global, RaftCommand};
 use crate::failure::{Exit, Failure};
 use crate::{demo, settings};
 
@@ -43,6 +44,9 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Cancel { job } => asking(&global, &config, cancel::run(job, &global, &config)),
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
         Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
+        Command::Raft { command: RaftCommand::History { output } } => {
+            asking(&global, &config, history::run(output.format, &global, &config))
+        }
         Command::Config { command: ConfigCommand::Show { origin, output } } => {
             config::show(&config, origin, output.format).map(|()| Exit::Done)
         }

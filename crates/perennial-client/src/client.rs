@@ -8,8 +8,8 @@ use std::time::Duration;
 use perennial_base::Backoff;
 use perennial_rpc::artifact::{ArtifactClient, ArtifactGateway, PutArtifact, PutArtifactError, PutScope};
 use perennial_rpc::dispatcher::{
-    CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary, Stale,
-    SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
+    LeadershipSummary, Stale, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_rpc::group::{
     ChangedMember, GroupClient, GroupError, GroupGateway, LeaderTransfer, MemberChange, Place, SnapshotContent,
@@ -300,6 +300,10 @@ impl DispatcherGateway for Client {
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         self.ask("status", |endpoint| async move { endpoint.dispatcher.cluster_status().await }).await
+    }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        self.ask("leaderships", |endpoint| async move { endpoint.dispatcher.leaderships().await }).await
     }
 }
 

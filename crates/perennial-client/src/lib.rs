@@ -15,8 +15,8 @@ pub use client::Client;
 pub use perennial_rpc::artifact::{ArtifactGateway, PutArtifactError};
 pub use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherGateway, ExecutionSummary, JobDetails, JobSummaries, JobSummary,
-    MemberRole, MemberStatus, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary,
-    Unavailable,
+    LeadershipSummary, MemberRole, MemberStatus, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError,
+    TaskManagerSummary, Unavailable,
 };
 pub use perennial_rpc::group::{
     ChangedMember, GroupError, GroupGateway, GroupMember, LeaderTransfer, MemberChange, Place, SnapshotContent,

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use perennial_meta::{MetaStore, RaftRole};
+use perennial_meta::{LeadershipRecord, MetaStore, RaftRole};
 use perennial_rpc::dispatcher::{
     CancelJobError, ClusterStatus, DispatcherClient, DispatcherGateway, JobDetails, JobSummaries, JobSummary,
-    MemberRole, MemberStatus, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary,
-    Unavailable,
+    LeadershipSummary, MemberRole, MemberStatus, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError,
+    TaskManagerSummary, Unavailable,
 };
 use perennial_rpc::transport;
 use perennial_types::{JobId, JobManagerId, RequestId};
@@ -102,6 +102,18 @@ impl Local {
     fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
         let age = self.age();
         Ok(Stale { value: recorded_details(&self.meta.state(), job).map_err(unreadable)?, age })
+    }
+
+    /// From what is applied here, newest first.
+    fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        let state = self.meta.state();
+        let mut leaderships = Vec::new();
+        for LeadershipRecord { epoch, leader, at_ms, .. } in state.leaderships().map_err(unreadable)?.into_iter().rev()
+        {
+            let take_over = state.take_over(epoch).map_err(unreadable)?;
+            leaderships.push(LeadershipSummary { epoch, leader, at_ms, take_over });
+        }
+        Ok(leaderships)
     }
 }
 
@@ -282,6 +294,10 @@ impl DispatcherGateway for DispatcherHandle {
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         self.local.cluster_status()
     }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        self.local.leaderships()
+    }
 }
 
 /// The Dispatcher if this member leads, else a refusal that names who does.
@@ -328,5 +344,9 @@ impl DispatcherGateway for LeaderOnly {
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Unavailable> {
         self.local.cluster_status()
+    }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        self.local.leaderships()
     }
 }

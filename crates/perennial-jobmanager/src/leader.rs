@@ -4,6 +4,7 @@
 //! beyond the log comes back from the TaskManagers, so nothing has to be handed over.
 
 mod attach;
+mod history;
 mod jobs;
 mod recover;
 
@@ -75,9 +76,11 @@ impl Leader {
         let (recovered, ledger) = recover::read(&meta)?;
         let jobs = recovered.len();
         let this = Self::with_ledger(epoch, cluster, meta, settings, ledger, index);
+        let awaited = recover::awaited(&recovered);
         for job in recovered {
             this.take_over(job);
         }
+        this.record_take_over(awaited);
         info!(%epoch, jobs, elapsed_ms = begun.elapsed().as_millis() as u64, "leading");
         Ok(this)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use perennial_coordination::job::CommandKind;
 use perennial_rpc::taskmanager::{Action, Command, ToTaskManager};
 use perennial_types::{Fence, Incarnation, JobId, LeaderEpoch, TaskManagerId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -131,11 +131,13 @@ pub(crate) struct Sessions {
     epoch: LeaderEpoch,
     command_deadline: Duration,
     by_name: RwLock<HashMap<TaskManagerId, Arc<Session>>>,
+    /// Counts registrations.
+    registrations: watch::Sender<u64>,
 }
 
 impl Sessions {
     pub(crate) fn new(epoch: LeaderEpoch, command_deadline: Duration) -> Self {
-        Self { epoch, command_deadline, by_name: RwLock::default() }
+        Self { epoch, command_deadline, by_name: RwLock::default(), registrations: watch::Sender::new(0) }
     }
 
     /// The session of a TaskManager.
@@ -150,8 +152,17 @@ impl Sessions {
 
     /// Replaces the session of a TaskManager.
     pub(crate) fn insert(&self, session: Arc<Session>) -> Option<Arc<Session>> {
-        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        by_name.insert(session.taskmanager.clone(), session)
+        let older = {
+            let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+            by_name.insert(session.taskmanager.clone(), session)
+        };
+        self.registrations.send_modify(|count| *count += 1);
+        older
+    }
+
+    /// Changes whenever a TaskManager has registered.
+    pub(crate) fn registrations(&self) -> watch::Receiver<u64> {
+        self.registrations.subscribe()
     }
 
     /// Forgets a session, unless a newer one has taken its place.

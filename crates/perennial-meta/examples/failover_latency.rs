@@ -94,7 +94,7 @@ async fn member(args: &[String]) {
                 break;
             }
         }
-        let cause = store.take_over().map(|take_over| take_over.cause);
+        let cause = store.beginning().map(|beginning| beginning.cause);
         println!("written {number} {cause:?}");
         let lost = (1..=number).filter(|number| store.state().artifact(digest(*number)).unwrap().is_none()).count();
         println!("lost {lost}");

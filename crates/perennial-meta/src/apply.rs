@@ -70,6 +70,11 @@ pub(crate) fn apply(view: &impl View, entry: EntryId, command: Command) -> Appli
             on_live_job(view, job, |head| end(view, head, status, at_ms, failure))
         }
         Command::ForgetJobs { jobs } => forget(view, jobs),
+        // Of an older leader only entries are applied that it wrote while it led.
+        Command::RecordTakeOver { epoch, .. } if epoch != entry.epoch => Ok((Outcome::Ignored, Vec::new())),
+        Command::RecordTakeOver { epoch, take_over } => {
+            Ok((Outcome::Done, vec![put::<kv::take_over::TakeOvers>(&epoch, &take_over)]))
+        }
     }
 }
 
@@ -78,7 +83,10 @@ fn lead(view: &impl View, record: LeadershipRecord) -> Applied {
     let known = list::<kv::leadership::Leadership>(view, &[])?;
     let surplus = (known.len() + 1).saturating_sub(LEADERSHIPS_KEPT);
     let oldest = known.iter().filter(|old| old.epoch != record.epoch).take(surplus);
-    changes.extend(oldest.map(|old| delete::<kv::leadership::Leadership>(&old.epoch)));
+    for old in oldest {
+        changes.push(delete::<kv::leadership::Leadership>(&old.epoch));
+        changes.push(delete::<kv::take_over::TakeOvers>(&old.epoch));
+    }
     Ok((Outcome::Done, changes))
 }
 

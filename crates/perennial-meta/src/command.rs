@@ -6,7 +6,8 @@
 //! fields over time and postcard cannot read a value that lacks one.
 
 use perennial_types::{
-    ArtifactDigest, ClusterId, ExecutionAttemptId, JobGraph, JobId, JobManagerId, JobStatus, PlanRequest, RequestId,
+    ArtifactDigest, ClusterId, ExecutionAttemptId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
+    RequestId, TakeOver,
 };
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,13 @@ pub enum Command {
         /// The jobs.
         jobs: Vec<JobId>,
     },
+    /// Records how a leadership began. Without effect unless that leadership itself says so.
+    RecordTakeOver {
+        /// The leadership.
+        epoch: LeaderEpoch,
+        /// Its beginning.
+        take_over: TakeOver,
+    },
 }
 
 /// What became of a command. Everything but an error of the store is an outcome, and is the same on every member.
@@ -189,6 +197,7 @@ impl Command {
             Self::CancelJob { .. } => "CancelJob",
             Self::EndJob { .. } => "EndJob",
             Self::ForgetJobs { .. } => "ForgetJobs",
+            Self::RecordTakeOver { .. } => "RecordTakeOver",
         }
     }
 }

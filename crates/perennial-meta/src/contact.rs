@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::leadership::Cause;
+use perennial_types::ElectionCause;
 
 /// Contact with leaders. Noted by the service and the detector, read at an election.
 pub(crate) struct Contact {
@@ -73,14 +73,14 @@ impl Contact {
     }
 
     /// Why there is an election, and since when the group has no leader.
-    pub(crate) fn lost(&self) -> (Cause, Instant) {
+    pub(crate) fn lost(&self) -> (ElectionCause, Instant) {
         let state = self.lock();
-        let Some((term, leader)) = state.led else { return (Cause::FirstStart, self.started) };
+        let Some((term, leader)) = state.led else { return (ElectionCause::FirstStart, self.started) };
         let last = state.heard.get(&leader).copied().unwrap_or(self.started);
         match (state.asked, state.gone) {
-            (Some((asked, at)), _) if asked == term => (Cause::HandedOver, at),
-            (_, Some(gone)) if gone.term == term => (Cause::ProcessGone, gone.at),
-            _ => (Cause::Silence, last),
+            (Some((asked, at)), _) if asked == term => (ElectionCause::HandedOver, at),
+            (_, Some(gone)) if gone.term == term => (ElectionCause::ProcessGone, gone.at),
+            _ => (ElectionCause::Silence, last),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ChangeMembers, Instant, RaftMetrics, ServerState};
-use perennial_types::{ClusterId, JobManagerId, LeaderEpoch};
+use perennial_types::{ClusterId, ElectionCause, JobManagerId, LeaderEpoch};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::command::Command;
 use crate::contact::{Contact, Gone};
 use crate::identity::Identity;
 use crate::kv::{self, list};
-use crate::leadership::{Cause, Leader, LeadershipView, TakeOver};
+use crate::leadership::{Beginning, Leader, LeadershipView};
 use crate::log::LogStore;
 use crate::machine::Progress;
 use crate::marker::{Floor, MarkerFile};
@@ -44,7 +44,7 @@ pub(crate) struct Follow {
     pub(crate) state: StateDb,
     pub(crate) view: watch::Sender<LeadershipView>,
     /// How this member's newest leadership began; told before the view says that it serves.
-    pub(crate) take_over: watch::Sender<Option<TakeOver>>,
+    pub(crate) beginning: watch::Sender<Option<Beginning>>,
     pub(crate) fatal: watch::Sender<Option<String>>,
     /// A leader whom no quorum has acknowledged for so long stops serving.
     pub(crate) lease: Duration,
@@ -57,7 +57,7 @@ pub(crate) struct Follow {
 #[derive(Clone, Copy)]
 struct Begun {
     term: u64,
-    cause: Cause,
+    cause: ElectionCause,
     lost: std::time::Instant,
     elected: std::time::Instant,
 }
@@ -90,7 +90,7 @@ impl Follow {
             }
             let view = self.view_of(&now, progress, gone);
             if let (Some(epoch), Some(begun)) = (view.serving, begun) {
-                self.tell_take_over(epoch, begun);
+                self.tell_beginning(epoch, begun);
             }
             let changed = self.view.send_if_modified(|current| {
                 let changed = *current != view;
@@ -141,12 +141,12 @@ impl Follow {
     }
 
     /// Tells once how a leadership began.
-    fn tell_take_over(&self, epoch: LeaderEpoch, begun: Begun) {
+    fn tell_beginning(&self, epoch: LeaderEpoch, begun: Begun) {
         let Begun { cause, lost, elected, .. } = begun;
-        self.take_over.send_if_modified(|told| {
+        self.beginning.send_if_modified(|told| {
             let new = told.is_none_or(|told| told.epoch != epoch);
             if new {
-                *told = Some(TakeOver { epoch, cause, lost, elected, serving: std::time::Instant::now() });
+                *told = Some(Beginning { epoch, cause, lost, elected, serving: std::time::Instant::now() });
             }
             new
         });

@@ -17,6 +17,7 @@
 //! | `14` | [`artifact_use`] | digest, job | that the job uses the artifact |
 //! | `15` | [`execution`] | job, vertex, subtask | newest placement |
 //! | `16` | [`leadership`] | epoch | who led, since when |
+//! | `17` | [`take_over`] | epoch | how that began |
 
 pub(crate) mod applied;
 pub(crate) mod artifact;
@@ -29,6 +30,7 @@ pub(crate) mod leadership;
 pub(crate) mod membership;
 pub(crate) mod removed_member;
 pub(crate) mod request;
+pub(crate) mod take_over;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use perennial_types::{JobManagerId, LeaderEpoch};
-use serde::{Deserialize, Serialize};
+use perennial_types::{ElectionCause, JobManagerId, LeaderEpoch};
 
 /// A leader and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,26 +25,13 @@ pub struct LeadershipView {
     pub serving: Option<LeaderEpoch>,
 }
 
-/// Why there was an election.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cause {
-    /// No leader was known to the next one: the group, or all its members, have just started.
-    FirstStart,
-    /// The leader's process has ended.
-    ProcessGone,
-    /// The leader was not heard of: it is paused, cut off or overloaded, or its host is gone.
-    Silence,
-    /// The leader handed over.
-    HandedOver,
-}
-
 /// How a leadership began, as its leader saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TakeOver {
+pub struct Beginning {
     /// The leadership.
     pub epoch: LeaderEpoch,
     /// Why there was an election.
-    pub cause: Cause,
+    pub cause: ElectionCause,
     /// The last word of the leader before, or when its end was seen.
     pub lost: Instant,
     /// When this member was elected.

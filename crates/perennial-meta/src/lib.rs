@@ -58,7 +58,7 @@ mod wire;
 pub use command::{COMMAND_BYTES_MAX, Command, DecodeCommandError, Outcome};
 pub use config::{ConfigError, MetaConfig, Peer};
 pub use error::{OpenError, WriteError};
-pub use leadership::{Cause, Leader, LeadershipView, TakeOver};
+pub use leadership::{Beginning, Leader, LeadershipView};
 pub use reader::{ReadError, StateReader};
 pub use record::{
     ArtifactRecord, DesiredState, ExecutionRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution,

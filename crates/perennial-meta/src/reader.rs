@@ -1,6 +1,6 @@
 //! Reads of the applied state.
 
-use perennial_types::{ArtifactDigest, ClusterId, JobId, RequestId};
+use perennial_types::{ArtifactDigest, ClusterId, JobId, LeaderEpoch, RequestId, TakeOver};
 use tokio::sync::watch;
 
 use crate::kv::{self, StateError, list, read};
@@ -78,6 +78,11 @@ impl StateReader {
     /// The newest leaderships, oldest first.
     pub fn leaderships(&self) -> Result<Vec<LeadershipRecord>, ReadError> {
         Ok(list::<kv::leadership::Leadership>(&Shared(&self.state), &[])?)
+    }
+
+    /// How a leadership began, if its leader recorded it.
+    pub fn take_over(&self, epoch: LeaderEpoch) -> Result<Option<TakeOver>, ReadError> {
+        Ok(read::<kv::take_over::TakeOvers>(&Shared(&self.state), &epoch)?)
     }
 
     /// Log index of the last entry applied.

@@ -22,7 +22,7 @@ use crate::follow::Follow;
 use crate::identity::Identity;
 use crate::join::find_place;
 use crate::kv::{self, list};
-use crate::leadership::{LeadershipView, TakeOver};
+use crate::leadership::{Beginning, LeadershipView};
 use crate::log::LogStore;
 use crate::machine::{Machine, Progress};
 use crate::marker::MarkerFile;
@@ -140,7 +140,7 @@ pub(crate) struct Inner {
     pub(crate) snapshots: SnapshotDir,
     pub(crate) state: StateDb,
     view: watch::Receiver<LeadershipView>,
-    take_over: watch::Receiver<Option<TakeOver>>,
+    beginning: watch::Receiver<Option<Beginning>>,
     gone: watch::Receiver<Option<Gone>>,
     applied: watch::Receiver<u64>,
     fatal: watch::Receiver<Option<String>>,
@@ -243,8 +243,8 @@ impl MetaStore {
     }
 
     /// How the newest leadership of this member began, which is known before it serves.
-    pub fn take_over(&self) -> Option<TakeOver> {
-        *self.inner.take_over.borrow()
+    pub fn beginning(&self) -> Option<Beginning> {
+        *self.inner.beginning.borrow()
     }
 
     /// Log index of the last entry applied here.
@@ -428,7 +428,7 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
     }
     let (gate_sender, gate) = watch::channel(Gate::Closed);
     let (view_sender, view) = watch::channel(LeadershipView::default());
-    let (take_over_sender, take_over) = watch::channel(None);
+    let (beginning_sender, beginning) = watch::channel(None);
     let (gone_sender, gone) = watch::channel(None);
     let contact = Arc::new(Contact::new());
     let stop = CancellationToken::new();
@@ -452,7 +452,7 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         gone: gone.clone(),
         state: state.clone(),
         view: view_sender,
-        take_over: take_over_sender,
+        beginning: beginning_sender,
         fatal: fatal_sender.clone(),
         // A follower stands for election after the longest timeout without the leader and then at least the shortest:
         // before that nobody else can have been elected.
@@ -510,7 +510,7 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         snapshots,
         state,
         view,
-        take_over,
+        beginning,
         gone,
         applied,
         fatal,

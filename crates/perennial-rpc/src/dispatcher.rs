@@ -10,7 +10,7 @@ use tokio_stream::Stream;
 
 use perennial_types::{
     ArtifactDigest, ClusterId, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
-    RequestId, TaskManagerId, VertexId,
+    RequestId, TakeOver, TaskManagerId, VertexId,
 };
 
 pub use grpc::{DispatcherClient, DispatcherServer};
@@ -48,6 +48,9 @@ pub trait DispatcherGateway: Clone + Send + Sync + 'static {
 
     /// The JobManager group as the asked member sees it. Answered by that member itself, with or without a leader.
     fn cluster_status(&self) -> impl Future<Output = Result<ClusterStatus, Unavailable>> + Send;
+
+    /// The newest leaderships and how they began, newest first. Answered by the asked member from what it has applied.
+    fn leaderships(&self) -> impl Future<Output = Result<Vec<LeadershipSummary>, Unavailable>> + Send;
 }
 
 /// An answer of one member from what it has applied.
@@ -328,4 +331,17 @@ pub struct MemberSummary {
     pub voter: bool,
     /// Entries it is behind the leader, as far as the answering member knows.
     pub lag: Option<u64>,
+}
+
+/// A leadership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeadershipSummary {
+    /// Its epoch.
+    pub epoch: LeaderEpoch,
+    /// Who led.
+    pub leader: JobManagerId,
+    /// When it began, by the leader's clock, in milliseconds of the Unix epoch.
+    pub at_ms: u64,
+    /// How it began. `None` before that is recorded, and for good when the leader ended before.
+    pub take_over: Option<TakeOver>,
 }

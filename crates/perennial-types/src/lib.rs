@@ -14,6 +14,7 @@ mod key_group;
 mod manifest;
 mod record;
 mod status;
+mod take_over;
 mod units;
 
 pub use config::{ConfigOption, Configuration};
@@ -30,4 +31,5 @@ pub use record::{DecodeError, Key, Record};
 #[doc(hidden)]
 pub use record::{add_fixed, combine, fixed_or_zero};
 pub use status::{ExecutionState, JobStatus};
+pub use take_over::{ElectionCause, TakeOver};
 pub use units::{ByteSize, ParseUnitError, format_duration, parse_duration};

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use perennial_client::{DispatcherGateway, TaskManagerSummary};
+use perennial_client::{DispatcherGateway, LeadershipSummary, TaskManagerSummary};
 use perennial_types::JobStatus;
 use serde_json::{Value, json};
 
@@ -125,6 +125,28 @@ pub(crate) async fn members<G: DispatcherGateway>(
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
     });
     Ok(Json(if wants_stale(&parameters)? { aged(answer, status.applied, status.age_ms) } else { answer }))
+}
+
+/// The newest leaderships with the timing of their beginnings, newest first, as this member has applied them.
+///
+/// Phases are milliseconds since contact with the leader before was lost; `null` when one was not reached or not recorded.
+pub(crate) async fn leaderships<G: DispatcherGateway>(State(web): Shared<G>) -> Result<Json<Value>, Refusal> {
+    let leadership = |leadership: LeadershipSummary| {
+        let LeadershipSummary { epoch, leader, at_ms, take_over } = leadership;
+        let mut json = json!({ "epoch": epoch, "leader": leader, "start-time": at_ms });
+        if let (Value::Object(fields), Some(take_over)) = (&mut json, take_over) {
+            fields.insert("cause".to_owned(), json!(take_over.cause.as_str()));
+            fields.insert("lost-contact-time".to_owned(), json!(take_over.lost_ms));
+            let phases = take_over.phases().map(|(name, us)| (name.to_owned(), json!(us.map(|us| us as f64 / 1e3))));
+            fields.insert("phases-ms".to_owned(), Value::Object(phases.into_iter().collect()));
+            fields.insert("taskmanagers".to_owned(), json!(take_over.taskmanagers));
+            fields.insert("jobs-adopted".to_owned(), json!(take_over.jobs_adopted));
+            fields.insert("jobs-restarted".to_owned(), json!(take_over.jobs_restarted));
+        }
+        json
+    };
+    let leaderships = web.gateway.leaderships().await?;
+    Ok(Json(json!({ "leaderships": leaderships.into_iter().map(leadership).collect::<Vec<_>>() })))
 }
 
 /// The process answers. Never depends on a quorum: else a partition would restart every JobManager.

@@ -47,7 +47,8 @@ pub fn router<G: DispatcherGateway>(gateway: G, config: &Configuration) -> Route
         .route("/jobs/{id}", get(job::details::<G>).merge(patch(job::cancel::<G>)))
         .route("/jobs/{id}/status", get(job::status::<G>))
         .route("/jobs/{id}/plan", get(job::plan::<G>))
-        .route("/cluster/members", get(cluster::members::<G>));
+        .route("/cluster/members", get(cluster::members::<G>))
+        .route("/cluster/leaderships", get(cluster::leaderships::<G>));
     Router::new()
         .route("/livez", get(cluster::alive))
         .route("/readyz", get(cluster::ready::<G>))

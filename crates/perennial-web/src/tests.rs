@@ -7,11 +7,11 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use perennial_client::{
     CancelJobError, ClusterStatus, DispatcherGateway, ExecutionSummary, JobDetails, JobSummaries, JobSummary,
-    MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    LeadershipSummary, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_types::{
-    ArtifactDigest, Configuration, ExecutionState, JobEdge, JobGraph, JobId, JobManagerId, JobStatus, JobVertex,
-    LeaderEpoch, MaxParallelism, PlanRequest, RequestId, ShipStrategy, TaskManagerId, VertexId,
+    ArtifactDigest, Configuration, ElectionCause, ExecutionState, JobEdge, JobGraph, JobId, JobManagerId, JobStatus,
+    JobVertex, LeaderEpoch, MaxParallelism, PlanRequest, RequestId, ShipStrategy, TakeOver, TaskManagerId, VertexId,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -161,6 +161,28 @@ impl DispatcherGateway for Fake {
             age_ms: Some(250),
         })
     }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        let take_over = TakeOver {
+            cause: ElectionCause::ProcessGone,
+            lost_ms: 1000,
+            elected_us: 1500,
+            first_commit_us: 2250,
+            attached_us: Some(3000),
+            adopted_us: None,
+            first_checkpoint_us: None,
+            taskmanagers: 2,
+            jobs_adopted: 1,
+            jobs_restarted: 0,
+        };
+        let summary = |epoch, take_over| LeadershipSummary {
+            epoch: LeaderEpoch(epoch),
+            leader: JobManagerId(1),
+            at_ms: 999 + epoch,
+            take_over,
+        };
+        Ok(vec![summary(3, Some(take_over)), summary(2, None)])
+    }
 }
 
 fn app(leader: bool) -> Router {
@@ -238,6 +260,21 @@ async fn a_job_has_its_vertices_counters_and_plan() {
 
 #[tokio::test]
 async fn members_name_the_leader() {
+    let leaderships = get("/v1/cluster/leaderships").await;
+    assert_eq!(
+        leaderships["leaderships"],
+        json!([
+            {
+                "epoch": 3, "leader": 1, "start-time": 1002, "cause": "process-gone", "lost-contact-time": 1000,
+                "phases-ms": {
+                    "elected": 1.5, "first-commit": 2.25, "taskmanagers-attached": 3.0, "jobs-adopted": null,
+                    "first-checkpoint": null
+                },
+                "taskmanagers": 2, "jobs-adopted": 1, "jobs-restarted": 0
+            },
+            { "epoch": 2, "leader": 1, "start-time": 1001 }
+        ])
+    );
     let members = get("/v1/cluster/members").await;
     assert_eq!((&members["leader"], &members["epoch"], &members["applied"]), (&json!(1), &json!(3), &json!(17)));
     assert_eq!((&members["members"][0]["name"], &members["members"][0]["leader"]), (&json!("jm-1"), &json!(true)));

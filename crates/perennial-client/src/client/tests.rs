@@ -153,6 +153,10 @@ impl DispatcherGateway for Fake {
             age_ms: None,
         })
     }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        Ok(Vec::new())
+    }
 }
 
 impl ArtifactGateway for Fake {

@@ -12,6 +12,7 @@ use perennial_types::{JobGraph, JobId, JobStatus, PlanRequest};
 use tracing::{error, warn};
 
 use super::Leader;
+use super::history::Awaited;
 use crate::job_master::{About, JobMaster};
 use crate::unix_ms;
 
@@ -38,6 +39,19 @@ pub(super) fn read(meta: &MetaStore) -> Result<(Vec<Found>, Ledger), ReadError> 
         jobs.push(found);
     }
     Ok((jobs, ledger))
+}
+
+/// What the take-over of these jobs is complete with.
+pub(super) fn awaited(jobs: &[Found]) -> Awaited {
+    let mut awaited = Awaited::default();
+    for found in jobs {
+        let running = found.executions.iter().filter(|placed| !placed.finished);
+        awaited.taskmanagers.extend(running.map(|placed| placed.record.taskmanager.clone()));
+        if !found.executions.is_empty() {
+            awaited.jobs.push((found.record.job, found.record.restarts));
+        }
+    }
+    awaited
 }
 
 fn find(meta: &MetaStore, job: JobId) -> Result<Option<Found>, ReadError> {

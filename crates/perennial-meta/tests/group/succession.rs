@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use perennial_meta::{Cause, LeadershipView};
+use perennial_meta::LeadershipView;
+use perennial_types::ElectionCause;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -49,7 +50,7 @@ async fn a_leader_whose_process_is_gone_is_succeeded_in_the_next_term_without_ti
         group.kill(leader);
         let (next, next_epoch) = settled(&group).await;
         assert_eq!(next_epoch, epoch + 1);
-        assert_eq!(group.store(next).take_over().map(|take_over| take_over.cause), Some(Cause::ProcessGone));
+        assert_eq!(group.store(next).beginning().map(|beginning| beginning.cause), Some(ElectionCause::ProcessGone));
         group.await_artifact(next, kill).await;
         group.start(leader).await;
     }
@@ -64,7 +65,7 @@ async fn of_five_the_survivors_agree_on_one() {
         group.kill(leader);
         let (next, next_epoch) = settled(&group).await;
         assert_eq!(next_epoch, epoch + 1);
-        assert_eq!(group.store(next).take_over().map(|take_over| take_over.cause), Some(Cause::ProcessGone));
+        assert_eq!(group.store(next).beginning().map(|beginning| beginning.cause), Some(ElectionCause::ProcessGone));
     }
 }
 
@@ -158,5 +159,5 @@ async fn a_leader_whose_process_was_replaced_is_gone() {
     let (next, next_epoch) = settled(&group).await;
     assert_ne!(next, leader);
     assert_eq!(next_epoch, epoch + 1);
-    assert_eq!(group.store(next).take_over().map(|take_over| take_over.cause), Some(Cause::ProcessGone));
+    assert_eq!(group.store(next).beginning().map(|beginning| beginning.cause), Some(ElectionCause::ProcessGone));
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use perennial_types::{ClusterId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, TaskManagerId};
+use perennial_types::{
+    ClusterId, ElectionCause, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, TakeOver, TaskManagerId,
+};
 
 use super::{
-    CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, MemberRole, MemberStatus, MemberSummary,
-    StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
+    CancelJobError, ClusterStatus, ExecutionSummary, JobDetails, JobSummary, LeadershipSummary, MemberRole,
+    MemberStatus, MemberSummary, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use crate::WireError;
 use crate::wire::{execution_state, id, pb};
@@ -385,6 +387,53 @@ impl From<pb::StateAge> for StateAge {
     }
 }
 
+impl From<LeadershipSummary> for pb::LeadershipSummary {
+    fn from(summary: LeadershipSummary) -> Self {
+        let take_over = summary.take_over.map(|take_over| pb::TakeOver {
+            cause: take_over.cause.as_str().to_owned(),
+            lost_ms: take_over.lost_ms,
+            elected_us: take_over.elected_us,
+            first_commit_us: take_over.first_commit_us,
+            attached_us: take_over.attached_us,
+            adopted_us: take_over.adopted_us,
+            first_checkpoint_us: take_over.first_checkpoint_us,
+            taskmanagers: take_over.taskmanagers,
+            jobs_adopted: take_over.jobs_adopted,
+            jobs_restarted: take_over.jobs_restarted,
+        });
+        Self { epoch: summary.epoch.0, leader: summary.leader.0, at_ms: summary.at_ms, take_over }
+    }
+}
+
+impl TryFrom<pb::LeadershipSummary> for LeadershipSummary {
+    type Error = WireError;
+
+    fn try_from(summary: pb::LeadershipSummary) -> Result<Self, WireError> {
+        let take_over = summary.take_over.map(|take_over| {
+            let cause = ElectionCause::ALL.into_iter().find(|cause| cause.as_str() == take_over.cause);
+            let unknown = || WireError::invalid("take_over.cause", format!("`{}` is none", take_over.cause));
+            Ok(TakeOver {
+                cause: cause.ok_or_else(unknown)?,
+                lost_ms: take_over.lost_ms,
+                elected_us: take_over.elected_us,
+                first_commit_us: take_over.first_commit_us,
+                attached_us: take_over.attached_us,
+                adopted_us: take_over.adopted_us,
+                first_checkpoint_us: take_over.first_checkpoint_us,
+                taskmanagers: take_over.taskmanagers,
+                jobs_adopted: take_over.jobs_adopted,
+                jobs_restarted: take_over.jobs_restarted,
+            })
+        });
+        Ok(Self {
+            epoch: LeaderEpoch(summary.epoch),
+            leader: JobManagerId(summary.leader),
+            at_ms: summary.at_ms,
+            take_over: take_over.transpose()?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use perennial_types::{
@@ -493,6 +542,23 @@ mod tests {
             age_ms: Some(12),
         };
         assert_eq!(ClusterStatus::try_from(pb::ClusterStatus::from(status.clone())), Ok(status));
+        for cause in ElectionCause::ALL {
+            let take_over = TakeOver {
+                cause,
+                lost_ms: 1,
+                elected_us: 2,
+                first_commit_us: 3,
+                attached_us: Some(4),
+                adopted_us: Some(5),
+                first_checkpoint_us: None,
+                taskmanagers: 6,
+                jobs_adopted: 7,
+                jobs_restarted: 8,
+            };
+            let (epoch, leader) = (LeaderEpoch(9), JobManagerId(2));
+            let summary = LeadershipSummary { epoch, leader, at_ms: 10, take_over: Some(take_over) };
+            assert_eq!(LeadershipSummary::try_from(pb::LeadershipSummary::from(summary)), Ok(summary));
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::{
-    CancelJobError, ClusterStatus, DispatcherGateway, JobDetails, JobSummaries, JobSummary, Stale, SubmitJob,
-    SubmitJobError, TaskManagerSummary, Unavailable,
+    CancelJobError, ClusterStatus, DispatcherGateway, JobDetails, JobSummaries, JobSummary, LeadershipSummary, Stale,
+    SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use crate::WireError;
 use crate::grpc::MESSAGE_BYTES_MAX;
@@ -136,6 +136,21 @@ impl<G: DispatcherGateway> pb::dispatcher_server::Dispatcher for DispatcherServe
             Err(error) => Answer::Unavailable(error.into()),
         };
         Ok(Response::new(pb::GetClusterStatusResponse { result: Some(answer) }))
+    }
+
+    async fn list_leaderships(
+        &self,
+        _: Request<pb::ListLeadershipsRequest>,
+    ) -> Result<Response<pb::ListLeadershipsResponse>, Status> {
+        use pb::list_leaderships_response::Result as Answer;
+        let answer = match self.gateway.leaderships().await {
+            Ok(leaderships) => {
+                let leaderships = leaderships.into_iter().map(Into::into).collect();
+                Answer::Leaderships(pb::Leaderships { leaderships })
+            }
+            Err(error) => Answer::Unavailable(error.into()),
+        };
+        Ok(Response::new(pb::ListLeadershipsResponse { result: Some(answer) }))
     }
 }
 
@@ -283,6 +298,20 @@ impl DispatcherGateway for DispatcherClient {
             Some(Answer::Status(status)) => status.try_into().map_err(self.not_understood()),
             Some(Answer::Unavailable(error)) => Err(error.try_into().unwrap_or_else(self.not_understood())),
             None => Err(self.unreachable(WireError::missing("cluster_status.result"))),
+        }
+    }
+
+    async fn leaderships(&self) -> Result<Vec<LeadershipSummary>, Unavailable> {
+        use pb::list_leaderships_response::Result as Answer;
+        let mut client = self.client.clone();
+        let response = self.answer(client.list_leaderships(pb::ListLeadershipsRequest {})).await?;
+        match response.result {
+            Some(Answer::Leaderships(list)) => {
+                let leaderships = list.leaderships.into_iter().map(TryInto::try_into).collect::<Result<_, _>>();
+                leaderships.map_err(self.not_understood())
+            }
+            Some(Answer::Unavailable(error)) => Err(error.try_into().unwrap_or_else(self.not_understood())),
+            None => Err(self.unreachable(WireError::missing("list_leaderships.result"))),
         }
     }
 }
