@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use perennial_types::{
-    AllocationId, ArtifactDigest, ClusterId, Incarnation, JobGraph, JobManagerId, PlanRequest, SlotIndex,
-    TaskManagerId, VertexId,
+    AllocationId, ArtifactDigest, ClusterId, ElectionCause, Incarnation, JobGraph, JobManagerId, PlanRequest,
+    SlotIndex, TakeOver, TaskManagerId, VertexId,
 };
 
 use super::*;
@@ -141,6 +141,38 @@ fn leaderships_are_kept_up_to_a_bound_newest_last() {
     assert_eq!(kept.last(), Some(&last));
 }
 
+fn take_over(elected_us: u64) -> TakeOver {
+    TakeOver {
+        cause: ElectionCause::Silence,
+        lost_ms: 1,
+        elected_us,
+        first_commit_us: 30,
+        attached_us: None,
+        adopted_us: Some(40),
+        first_checkpoint_us: None,
+        taskmanagers: 2,
+        jobs_adopted: 1,
+        jobs_restarted: 0,
+    }
+}
+
+#[test]
+fn a_leader_records_its_own_take_over_and_it_is_dropped_with_its_leadership() {
+    let mut map = Map::default();
+    let record =
+        |epoch, elected_us| Command::RecordTakeOver { epoch: LeaderEpoch(epoch), take_over: take_over(elected_us) };
+    let read_of = |map: &Map, epoch| read::<kv::take_over::TakeOvers>(map, &LeaderEpoch(epoch)).unwrap();
+    map.run_in(1, Command::Lead { leader: JobManagerId(1), at_ms: 1 });
+    assert_eq!(map.run_in(1, record(1, 20)), Outcome::Done);
+    assert_eq!(map.run_in(2, record(1, 99)), Outcome::Ignored, "of another leader");
+    assert_eq!(read_of(&map, 1), Some(take_over(20)));
+    assert_eq!(read_of(&map, 2), None);
+    for epoch in 2..=LEADERSHIPS_KEPT as u64 + 1 {
+        map.run_in(epoch, Command::Lead { leader: JobManagerId(1), at_ms: epoch });
+    }
+    assert_eq!(read_of(&map, 1), None);
+}
+
 #[test]
 fn holders_of_an_artifact_add_up() {
     let mut map = Map::default();
@@ -266,6 +298,10 @@ fn commands_keep_their_bytes() {
     let cluster = ClusterId::from_bytes([1; 16]);
     assert_eq!(hex(Command::Bootstrap { cluster }), format!("0100{}", "01".repeat(16)));
     assert_eq!(hex(Command::Lead { leader: JobManagerId(2), at_ms: 300 }), "010102ac02");
+    assert_eq!(
+        hex(Command::RecordTakeOver { epoch: LeaderEpoch(2), take_over: take_over(20) }),
+        "010a020201141e00012800020100"
+    );
     assert_eq!(
         hex(Command::ForgetJobs { jobs: vec![job(3)] }),
         format!("010901{}", "03".repeat(16)),
