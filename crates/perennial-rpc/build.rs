@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 const LINKED_BY_JOBS: [&str; 3] = ["common", "taskmanager", "executor"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked when it runs: a build directory that was copied from another checkout must not read that one's files.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let root = Path::new(&package).join("../../proto");
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(root.join("perennial"))?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "proto"));

@@ -5,6 +5,7 @@ mod demo;
 mod group;
 mod history;
 mod jobs;
+mod members;
 mod requests;
 mod storage;
 mod wordcount;

@@ -221,22 +221,56 @@ impl Cluster {
 
     /// Starts a JobManager on its ports and its data.
     pub fn start_jobmanager(&mut self, index: usize) -> Result<()> {
-        self.start_jobmanager_under(index, &[])
+        self.start_jobmanager_with(index, &[], &[])
     }
 
     /// The same as a child of another program, such as `strace`, whose process then stands for it.
     pub fn start_jobmanager_under(&mut self, index: usize, wrapper: &[String]) -> Result<()> {
+        self.start_jobmanager_with(index, &[], wrapper)
+    }
+
+    fn start_jobmanager_with(&mut self, index: usize, options: &[&str], wrapper: &[String]) -> Result<()> {
         let name = format!("jm-{}", index + 1);
         let mut command = self.command("jobmanager", &name)?;
         for (key, ports) in [("jobmanager.rpc.port", &self.rpc_ports), ("rest.port", &self.rest_ports)] {
             let port = ports.get(index).with_context(|| format!("there is no jobmanager {index}"))?;
             command.arg("-D").arg(format!("{key}={port}"));
         }
+        for option in options {
+            command.arg("-D").arg(option);
+        }
         let command = crate::wrap::wrapped(&command, wrapper).unwrap_or(command);
         let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
         self.introduce(&process);
         *self.jobmanagers.get_mut(index).with_context(|| format!("there is no jobmanager {index}"))? = Some(process);
         Ok(())
+    }
+
+    /// Name and free ports of a JobManager that joins the group; it is not started. Gives its index.
+    pub fn newcomer(&mut self) -> Result<usize> {
+        let ports = free_ports(2)?;
+        let (Some(rpc), Some(rest)) = (ports.first(), ports.last()) else { bail!("no free ports") };
+        self.rpc_ports.push(*rpc);
+        self.rest_ports.push(*rest);
+        self.jobmanagers.push(None);
+        Ok(self.jobmanagers.len() - 1)
+    }
+
+    /// Counts a JobManager that was killed no longer as one that should run.
+    pub fn forget_jobmanager(&mut self, index: usize) -> Result<()> {
+        *self.jobmanagers.get_mut(index).with_context(|| format!("there is no jobmanager {index}"))? = None;
+        Ok(())
+    }
+
+    /// RPC address of a JobManager.
+    pub fn rpc_address(&self, index: usize) -> Result<String> {
+        let port = self.rpc_ports.get(index).with_context(|| format!("there is no jobmanager {index}"))?;
+        Ok(format!("127.0.0.1:{port}"))
+    }
+
+    /// Starts a JobManager that joins the group, on its ports and its data.
+    pub fn start_joining(&mut self, index: usize) -> Result<()> {
+        self.start_jobmanager_with(index, &["jobmanager.raft.join=true"], &[])
     }
 
     /// Starts a TaskManager under its name.

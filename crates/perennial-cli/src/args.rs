@@ -64,10 +64,30 @@ pub(crate) enum Command {
     Info(Info),
     /// Show whether the cluster is well: members, who leads, TaskManagers, jobs
     Status(Status),
-    /// Look into the JobManager group
+    /// Show and change the members of the JobManager group
+    Member {
+        #[command(subcommand)]
+        command: MemberCommand,
+    },
+    /// Show and change who leads the JobManager group, and how past leaderships began
     Raft {
         #[command(subcommand)]
         command: RaftCommand,
+    },
+    /// Ask JobManagers one by one
+    Endpoint {
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
+    /// Keep the cluster's metadata in a file, look into it, and start a new cluster from it
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Bring back what is lost
+    Recover {
+        #[command(subcommand)]
+        command: RecoverCommand,
     },
     /// Show options
     Config {
@@ -81,13 +101,114 @@ pub(crate) enum Command {
     },
 }
 
-/// What of the JobManager group.
+/// Commands about members. A member is named as `member list` shows it, by name or by number.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List the members of the group, with or without a leader
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Add a JobManager to the group, first without a vote; prints how to start it
+    Add {
+        /// Its name, not used before, and the address of its RPC port
+        #[arg(value_name = "NAME=HOST:PORT")]
+        member: String,
+    },
+    /// Give a member a vote; refused while it lacks entries of the log
+    Promote {
+        /// The member
+        #[arg(value_name = "NAME|ID")]
+        member: String,
+    },
+    /// Take a member out of the group for good; refused when a quorum would be lost
+    Remove {
+        /// The member
+        #[arg(value_name = "NAME|ID")]
+        member: String,
+    },
+}
+
+/// Commands about the leadership.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RaftCommand {
+    /// List the members of the group: the same as `member list`
+    ListPeers {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Hand the leadership over
+    TransferLeader {
+        /// Who is to lead; by default the member that is furthest
+        #[arg(value_name = "NAME|ID")]
+        to: Option<String>,
+    },
     /// Show past leaderships, newest first: why each began, and how long each phase took from the loss of the one before
     History {
         #[command(flatten)]
         output: Output,
+    },
+}
+
+/// Commands about single JobManagers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// Show how every endpoint stands, as it says itself; exit code 9 when one is not reached
+    Status {
+        /// Ask every member of the group, at its RPC port, instead of the endpoints
+        #[arg(long)]
+        cluster: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Commands about snapshot files.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Save the metadata of now. Artifacts are named in it, their bytes are not in it
+    Save {
+        /// Where to
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Check a file and show what is in it; needs no cluster
+    Inspect {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make the data directory of a new cluster from a file; needs no cluster
+    Restore {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The new JobManager's jobmanager.data-dir; must be empty or not exist
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The new JobManager's name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// All members of the new group; each restores the same file with the same list. By default this one alone
+        #[arg(long, value_name = "NAME=HOST:PORT,…")]
+        peers: Option<String>,
+    },
+}
+
+/// Commands for the worst.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoverCommand {
+    /// Make the JobManager of a data directory the only member, after a majority was lost for good. Shows what it would do,
+    /// unless told to do it
+    Quorum {
+        /// Its jobmanager.data-dir; no process may use it
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Do it: what only the lost members knew is lost
+        #[arg(long)]
+        i_accept_data_loss: bool,
     },
 }
 

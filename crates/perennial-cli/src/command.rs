@@ -2,13 +2,17 @@
 
 mod cancel;
 mod config;
+mod endpoint;
 mod history;
 mod info;
 mod jobmanager;
 mod list;
 mod listener;
+mod member;
+mod recover;
 mod run;
 mod signals;
+mod snapshot;
 mod status;
 mod survey;
 mod taskmanager;
@@ -20,7 +24,7 @@ use anyhow::Context;
 use perennial_types::Configuration;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use crate::args::{Command, ConfigCommand, Global, RaftCommand};
+use crate::args::{Command, ConfigCommand, EndpointCommand, Global, MemberCommand, RaftCommand};
 use crate::failure::{Exit, Failure};
 use crate::{demo, settings};
 
@@ -44,9 +48,22 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Cancel { job } => asking(&global, &config, cancel::run(job, &global, &config)),
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
         Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
+        Command::Member { command: MemberCommand::List { output } }
+        | Command::Raft { command: RaftCommand::ListPeers { output } } => {
+            client(&config, endpoint::members(output.format, &global, &config))
+        }
+        Command::Member { command } => asking(&global, &config, member::run(command, &global, &config)),
+        Command::Raft { command: RaftCommand::TransferLeader { to } } => {
+            asking(&global, &config, member::transfer(to, &global, &config))
+        }
         Command::Raft { command: RaftCommand::History { output } } => {
             asking(&global, &config, history::run(output.format, &global, &config))
         }
+        Command::Endpoint { command: EndpointCommand::Status { cluster, output } } => {
+            client(&config, endpoint::status(cluster, output.format, &global, &config))
+        }
+        Command::Snapshot { command } => client(&config, snapshot::run(command, &global, &config)),
+        Command::Recover { command } => client(&config, recover::run(command)),
         Command::Config { command: ConfigCommand::Show { origin, output } } => {
             config::show(&config, origin, output.format).map(|()| Exit::Done)
         }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use perennial_client::{
-    AddressError, ArtifactFileError, CancelJobError, PrepareError, PutArtifactError, RoleError, SubmitError,
-    SubmitJobError, Unavailable,
+    AddressError, ArtifactFileError, CancelJobError, GroupError, PrepareError, PutArtifactError, RoleError,
+    SubmitError, SubmitJobError, Unavailable,
 };
 
 /// How a command ended. The numbers are in `--help`.
@@ -97,6 +97,18 @@ impl From<Unavailable> for Failure {
             }
         };
         Self::new(Exit::Unavailable, error).hint(hint)
+    }
+}
+
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Unavailable(error) => error.into(),
+            GroupError::UnknownMember(_) => {
+                Self::new(Exit::NotFound, error).hint("perennial member list shows the members")
+            }
+            GroupError::Refused(_) => Self::new(Exit::Refused, error),
+        }
     }
 }
 

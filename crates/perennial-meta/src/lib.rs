@@ -43,6 +43,7 @@ mod machine;
 mod marker;
 mod members;
 mod network;
+mod offline;
 mod raft;
 mod reader;
 mod record;
@@ -59,6 +60,9 @@ pub use command::{COMMAND_BYTES_MAX, Command, DecodeCommandError, Outcome};
 pub use config::{ConfigError, MetaConfig, Peer};
 pub use error::{OpenError, WriteError};
 pub use leadership::{Beginning, Leader, LeadershipView};
+pub use offline::{
+    FiledMember, RecoverMode, Recovery, Restored, SnapshotSummary, inspect_snapshot, recover_quorum, restore_snapshot,
+};
 pub use reader::{ReadError, StateReader};
 pub use record::{
     ArtifactRecord, DesiredState, ExecutionRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution,

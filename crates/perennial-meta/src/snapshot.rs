@@ -86,13 +86,22 @@ impl SnapshotDir {
 
     /// Writes the whole state beside its place. The state must not change meanwhile.
     pub(crate) fn write(&self, state: &StateDb, meta: SnapshotMeta) -> io::Result<Unfinished> {
+        self.write_pairs(meta, |put| state.each(put))
+    }
+
+    /// Writes what `pairs` gives, in order of key.
+    pub(crate) fn write_pairs(
+        &self,
+        meta: SnapshotMeta,
+        pairs: impl FnOnce(&mut dyn FnMut(&[u8], &[u8]) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<Unfinished> {
         let temporary = self.path_of(&meta).with_extension("writing");
         let mut out = Checked::new(BufWriter::new(File::create(&temporary)?));
         out.write_all(&MAGIC)?;
         let header = postcard::to_stdvec(&meta).map_err(io::Error::other)?;
         out.write_all(&length(header.len())?)?;
         out.write_all(&header)?;
-        state.each(|key, value| {
+        pairs(&mut |key, value| {
             out.write_all(&length(key.len() + 1)?)?;
             out.write_all(&length(value.len())?)?;
             out.write_all(key)?;

@@ -54,7 +54,32 @@ impl Storage {
         files::create_dir_all(&dir).map_err(|source| OpenError::io("create", &dir, source))?;
         let lock = lock(&dir)?;
         settle(&config.data_dir, &dir)?;
-        let marker = Arc::new(open_marker(&dir, config, place)?);
+        let marker = open_marker(&dir, config, place)?;
+        Self::open_with(dir, marker, lock)
+    }
+
+    /// Opens a directory that belongs to a member, whoever that is. Blocks.
+    pub(crate) fn open_claimed(data_dir: &Path) -> Result<Self, OpenError> {
+        let dir = data_dir.join("meta");
+        let path = dir.join("marker");
+        let nobodys = || {
+            OpenError::Refused(format!(
+                "{} is no JobManager's data directory: there is no {}",
+                data_dir.display(),
+                path.display()
+            ))
+        };
+        if !path.exists() {
+            return Err(nobodys());
+        }
+        let lock = lock(&dir)?;
+        settle(data_dir, &dir)?;
+        let marker = MarkerFile::open(&path)?.ok_or_else(nobodys)?;
+        Self::open_with(dir, marker, lock)
+    }
+
+    fn open_with(dir: PathBuf, marker: MarkerFile, lock: File) -> Result<Self, OpenError> {
+        let marker = Arc::new(marker);
         let directory = if marker.get().admitted { Directory::Returning } else { Directory::New };
         let log = LogStore::open(&dir.join("log"), marker.clone())?;
         let snapshots = open_snapshots(&dir.join("snapshot"), &log)?;
@@ -67,7 +92,7 @@ impl Storage {
             );
             return Err(OpenError::Behind { path: dir, what });
         }
-        let state = open_state(&dir.join("state"), &marker, now, config.peers.len() <= 1)?;
+        let state = open_state(&dir.join("state"), &marker, now)?;
         Ok(Self { marker, log, snapshots, state, directory, lock })
     }
 }
@@ -184,11 +209,12 @@ fn open_snapshots(dir: &Path, log: &LogStore) -> Result<SnapshotDir, OpenError> 
 ///
 /// In a group that may be so after a power cut: what the others have made durable is committed and applied, though it was
 /// not yet durable here. A member that is alone commits nothing before its own disk has it, so there its log has lost entries.
-fn open_state(dir: &Path, marker: &MarkerFile, now: Floor, alone: bool) -> Result<StateDb, OpenError> {
+fn open_state(dir: &Path, marker: &MarkerFile, now: Floor) -> Result<StateDb, OpenError> {
     let state = StateDb::open(dir)?;
     let damaged = |error: kv::StateError| OpenError::Damaged { path: dir.to_owned(), what: error.to_string() };
     let cluster = read::<kv::cluster::Cluster>(&state, &()).map_err(damaged)?;
     let applied = state.applied().map_err(damaged)?.map_or(0, |id| id.index);
+    let alone = state.membership().map_err(damaged)?.membership().voter_ids().count() <= 1;
     let foreign = cluster.is_some() && marker.cluster().is_some() && cluster != marker.cluster();
     if alone && !foreign && applied > now.index {
         let what = format!("the log ends at index {}, but entry {applied} was committed and applied", now.index);

@@ -6,6 +6,7 @@ use perennial_base::{OnError, TaskGroup};
 use perennial_jobmanager::{JobManager, StartError};
 use perennial_rpc::artifact::ArtifactServer;
 use perennial_rpc::dispatcher::DispatcherServer;
+use perennial_rpc::group::GroupServer;
 use perennial_types::Configuration;
 use tonic::service::RoutesBuilder;
 use tracing::info;
@@ -23,7 +24,15 @@ pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
     // First of all, so that requests wait in the listener's queue instead of being refused while the store opens.
     let rest = listener::bind(config).await?;
     let rest_address = rest.local_addr().map_err(anyhow::Error::from)?;
-    let jobmanager = JobManager::start(config).await.map_err(|error| {
+    // One that joins a group waits until it was added, and may be told to give up.
+    let started = tokio::select! {
+        started = JobManager::start(config) => started,
+        (name, _) = signals.next() => {
+            info!(cause = name, "stopping before it had started");
+            return Ok(Exit::Done);
+        }
+    };
+    let jobmanager = started.map_err(|error| {
         let hint = match &error {
             StartError::Bind { .. } => "choose another port with -D jobmanager.rpc.port=N; 0 takes a free one",
             StartError::Config(_) => "jobmanager.raft.peers lists all members as name=host:port, jobmanager.resource-id says which one this is",
@@ -35,6 +44,7 @@ pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
     })?;
     let mut services = RoutesBuilder::default();
     DispatcherServer::new(jobmanager.dispatcher()).add_to(&mut services);
+    GroupServer::new(jobmanager.group()).add_to(&mut services);
     ArtifactServer::new(jobmanager.artifacts()).add_to(&mut services);
     let routes = services.routes().into_axum_router().reset_fallback();
     let routes = perennial_web::router(jobmanager.dispatcher(), config).merge(routes);

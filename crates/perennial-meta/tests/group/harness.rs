@@ -148,7 +148,8 @@ impl Group {
             data_dir: self.dir(n),
             name: self.name(n),
             address: self.peers[n].address.clone(),
-            peers: self.peers[..self.founders].to_vec(),
+            // One that joins may ask anybody.
+            peers: self.peers[..if n < self.founders { self.founders } else { self.peers.len() }].to_vec(),
             join: n >= self.founders,
             heartbeat_interval: Duration::from_millis(50),
             election_timeout_min: Duration::from_millis(self.election_timeout_ms.0),
@@ -167,6 +168,7 @@ impl Group {
         let n = self.peers.len();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        self.listen.push(address.clone());
         self.peers.push(Peer { id: JobManagerId(n as u64 + 1), name: format!("jm-{}", n + 1), address });
         self.members.push(None);
         n
@@ -214,7 +216,11 @@ impl Group {
     }
 
     pub(crate) async fn try_start(&mut self, n: usize) -> Result<(), OpenError> {
-        let store = MetaStore::open(self.config(n)).await?;
+        self.try_start_with(n, self.config(n)).await
+    }
+
+    pub(crate) async fn try_start_with(&mut self, n: usize, config: MetaConfig) -> Result<(), OpenError> {
+        let store = MetaStore::open(config).await?;
         let address = self.listen[n].clone();
         let listener = eventually("the port is free again", async || std::net::TcpListener::bind(&address).ok()).await;
         listener.set_nonblocking(true).unwrap();
