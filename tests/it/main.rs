@@ -8,6 +8,7 @@ mod jobs;
 mod members;
 mod requests;
 mod storage;
+mod taskmanagers;
 mod wordcount;
 
 use std::time::Duration;

@@ -43,6 +43,8 @@ pub struct FakeTaskManager {
     slots: u32,
     manner: Manner,
     heartbeats: bool,
+    /// Where its executors say that they listen.
+    data_address: String,
     /// The cluster it says it belongs to.
     pub cluster: Option<ClusterId>,
     incarnation: Incarnation,
@@ -71,6 +73,7 @@ impl FakeTaskManager {
             slots,
             manner: Manner::Runs,
             heartbeats: false,
+            data_address: format!("{name}:4000"),
             cluster: None,
             incarnation: Incarnation::random(),
             state: Arc::default(),
@@ -86,6 +89,11 @@ impl FakeTaskManager {
     /// The same, saying that it lives. Without this it is silent between reports, and is given up for it.
     pub fn with_heartbeats(self) -> Self {
         Self { heartbeats: true, ..self }
+    }
+
+    /// The same with executors that say that they listen there.
+    pub fn with_data_address(self, data_address: impl Into<String>) -> Self {
+        Self { data_address: data_address.into(), ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,6 +163,17 @@ impl FakeTaskManager {
         self.say(FromTaskManager::Execution(report(job, attempt, state))).await;
     }
 
+    /// An executor ends with all its tasks, and this is told.
+    pub async fn lose_executor(&self, job: JobId) {
+        self.state().executors.remove(&job);
+        self.say(FromTaskManager::ExecutorLost { job, cause: "killed by signal 9".to_owned() }).await;
+    }
+
+    /// An executor ends while nobody is connected.
+    pub fn lose_executor_unheard(&self, job: JobId) {
+        self.state().executors.remove(&job);
+    }
+
     /// Ends all tasks of a job while nobody is connected.
     pub fn finish_unheard(&self, job: JobId) {
         let mut state = self.state();
@@ -219,7 +238,7 @@ impl FakeTaskManager {
         let state = self.state();
         let executors = state.executors.iter().map(|(job, executions)| ExecutorReport {
             job: *job,
-            data_address: format!("{}:4000", self.name),
+            data_address: self.data_address.clone(),
             executions: executions.iter().map(|(attempt, state)| report(*job, *attempt, *state)).collect(),
         });
         let executors: Vec<ExecutorReport> = executors.collect();
@@ -249,7 +268,7 @@ impl FakeTaskManager {
             (_, Manner::Ignores) => {}
             (Action::StartExecutor(_), _) => {
                 state.executors.entry(job).or_default();
-                let data_address = format!("{}:4000", self.name);
+                let data_address = self.data_address.clone();
                 said.push(answer(Ok(CommandDone::ExecutorReady { data_address })));
             }
             (Action::Deploy(_), Manner::RefusesDeployments) => {
@@ -282,7 +301,7 @@ impl FakeTaskManager {
 fn report(job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionReport {
     let failure = (state == ExecutionState::Failed).then(|| "user code: division by zero".to_owned());
     let progress = state.is_terminal().then(|| progress(job, attempt, 100));
-    ExecutionReport { job, attempt, state, failure, progress }
+    ExecutionReport { job, attempt, state, failure, progress, peer_lost: false }
 }
 
 /// Counters of a task that read so many records.

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use perennial_types::{AllocationId, ExecutionAttemptId, ExecutionState, JobGraph, SlotIndex, TaskManagerId, VertexId};
 
+use crate::region::Task;
+
 /// Ended attempts remembered per subtask, as many as Flink's `jobmanager.execution.attempts-history-size` keeps.
 pub const HISTORY_MAX: usize = 16;
 
@@ -209,15 +211,19 @@ impl ExecutionGraph {
         Self { vertices, positions }
     }
 
-    /// The graph with the attempts that the metadata log knows, deployed at `start_ms`. Those not finished are in
-    /// RECONCILING.
-    pub fn recover(graph: &JobGraph, recovered: impl IntoIterator<Item = Recovered>, start_ms: Option<u64>) -> Self {
+    /// The graph with the attempts that the metadata log knows; `start_ms` says when executions with this attempt number
+    /// were deployed. Those not finished are in RECONCILING.
+    pub fn recover(
+        graph: &JobGraph,
+        recovered: impl IntoIterator<Item = Recovered>,
+        start_ms: impl Fn(u32) -> Option<u64>,
+    ) -> Self {
         let mut this = Self::new(graph);
         for Recovered { attempt: id, assignment, finished } in recovered {
             if let Some(subtask) = this.subtask_mut(id.vertex, id.subtask) {
                 subtask.current = Execution::new(id.attempt);
                 subtask.current.assignment = Some(assignment);
-                subtask.current.start_ms = start_ms;
+                subtask.current.start_ms = start_ms(id.attempt);
                 subtask.current.state = if finished { ExecutionState::Finished } else { ExecutionState::Reconciling };
             }
         }
@@ -277,11 +283,16 @@ impl ExecutionGraph {
         counts
     }
 
-    /// The id of the current attempt of a subtask, given by position of its vertex in the JobGraph.
-    pub fn attempt_at(&self, vertex: usize, subtask: u32) -> Option<ExecutionAttemptId> {
+    /// The current execution of a subtask, with its id.
+    pub fn at(&self, (vertex, subtask): Task) -> Option<(ExecutionAttemptId, &Execution)> {
         let vertex = self.vertices.get(vertex)?;
-        let attempt = vertex.subtasks.get(subtask as usize)?.current.attempt;
-        Some(ExecutionAttemptId { vertex: vertex.id, subtask, attempt })
+        let current = &vertex.subtasks.get(subtask as usize)?.current;
+        Some((ExecutionAttemptId { vertex: vertex.id, subtask, attempt: current.attempt }, current))
+    }
+
+    /// The subtask an execution belongs to.
+    pub fn task_of(&self, id: ExecutionAttemptId) -> Option<Task> {
+        Some((*self.positions.get(&id.vertex)?, id.subtask))
     }
 
     /// Gives an execution its slot: CREATED becomes SCHEDULED.
@@ -337,14 +348,24 @@ impl ExecutionGraph {
         }
     }
 
-    /// Puts every current execution into history and gives every subtask a new attempt in CREATED.
-    pub fn renew(&mut self) {
-        for subtask in self.vertices.iter_mut().flat_map(|vertex| &mut vertex.subtasks) {
+    /// Puts the current execution of a subtask into history and gives the subtask a new attempt in CREATED.
+    pub fn renew(&mut self, task: Task) {
+        if let Some(subtask) = self.vertices.get_mut(task.0).and_then(|vertex| vertex.subtasks.get_mut(task.1 as usize))
+        {
             let next = Execution::new(subtask.current.attempt + 1);
             if subtask.history.len() == HISTORY_MAX {
                 subtask.history.pop_front();
             }
             subtask.history.push_back(std::mem::replace(&mut subtask.current, next));
+        }
+    }
+
+    /// A deployment that was sent did not arrive: DEPLOYING becomes SCHEDULED.
+    pub fn undeploy(&mut self, id: ExecutionAttemptId) {
+        if let Some(execution) = self.current_mut(id)
+            && execution.state == ExecutionState::Deploying
+        {
+            execution.state = ExecutionState::Scheduled;
         }
     }
 
@@ -365,15 +386,16 @@ mod tests {
     use crate::job::testing::graph;
 
     fn first(graph: &ExecutionGraph) -> ExecutionAttemptId {
-        graph.attempt_at(0, 0).expect("the graph has a first subtask")
+        graph.at((0, 0)).expect("the graph has a first subtask").0
     }
 
     #[test]
     fn attempts_count_up_and_history_is_bounded() {
         let mut executions = ExecutionGraph::new(&graph(&[("map", 2, "default")]));
         for _ in 0..HISTORY_MAX + 5 {
-            executions.renew();
+            executions.renew((0, 1));
         }
+        assert_eq!(executions.vertices()[0].subtasks()[0].current().attempt(), 0, "the other one is another region's");
         let subtask = &executions.vertices()[0].subtasks()[1];
         assert_eq!(subtask.current().attempt(), 21);
         let kept: Vec<u32> = subtask.history().map(Execution::attempt).collect();
@@ -384,7 +406,7 @@ mod tests {
     fn a_report_about_an_older_attempt_changes_nothing() {
         let mut executions = ExecutionGraph::new(&graph(&[("map", 1, "default")]));
         let old = first(&executions);
-        executions.renew();
+        executions.renew((0, 0));
         assert_eq!(executions.transition(old, ExecutionState::Failed, None, 1), Transition::Unknown);
         assert!(executions.all(|state| state == ExecutionState::Created));
     }

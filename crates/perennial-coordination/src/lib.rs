@@ -4,11 +4,14 @@
 //! to perform. Nothing here sleeps, reads a clock, opens a socket or knows who else exists: there is no tokio, no
 //! randomness and no I/O in this crate, so every decision can be tested by a list of events.
 //!
-//! Start with [`job::Job`] (the core of a JobMaster), then [`execution_graph`] (what it knows of its tasks) and
-//! [`slot`] (how tasks share slots and jobs share TaskManagers).
+//! Start with [`job::Job`] (the core of a JobMaster), then [`execution_graph`] (what it knows of its tasks), [`region`] and
+//! [`restart_strategy`] (what restarts together, and when) and [`slot`] (how tasks share slots and jobs share
+//! TaskManagers).
 
 pub mod execution_graph;
 pub mod job;
+pub mod region;
+pub mod restart_strategy;
 pub mod slot;
 mod validate;
 

@@ -1,5 +1,6 @@
 //! The JobMaster: the task that owns the core of one job and performs what it decides.
 
+mod probe;
 mod view;
 mod wire;
 
@@ -11,6 +12,7 @@ use perennial_base::Backoff;
 use perennial_coordination::execution_graph::Placement;
 use perennial_coordination::job::{Effect, Event, Intent, Job, Timer};
 use perennial_meta::{ArtifactRecord, Command, ExecutionRecord, MetaStore, Outcome, WriteError};
+use perennial_rpc::taskmanager::Action;
 use perennial_types::{Incarnation, JobGraph, JobId, JobStatus, PlanRequest, TaskManagerId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -38,7 +40,6 @@ pub(crate) struct About {
     pub(crate) plan: PlanRequest,
     pub(crate) artifact: ArtifactRecord,
     pub(crate) submitted_ms: u64,
-    pub(crate) restarts: u32,
     /// Effective options of the job.
     pub(crate) config: BTreeMap<String, String>,
 }
@@ -54,13 +55,16 @@ pub(crate) struct JobMaster {
     about: Arc<About>,
     job: Job,
     inbox: mpsc::Receiver<Mail>,
+    /// Both ends: what is granted is taken out here, so that no grant replaces another.
     offers: watch::Receiver<Offer>,
     offered: watch::Sender<Offer>,
-    /// Writes and timers; each ends with what it has to tell the job.
+    /// Writes, timers and probes; each ends with what it has to tell the job.
     tasks: JoinSet<Event>,
     /// Intents behind the one that is being recorded, oldest first.
     intents: VecDeque<Intent>,
     recording: bool,
+    /// Log index of what was recorded last.
+    index: u64,
     places: HashMap<TaskManagerId, Place>,
     ended_ms: Option<u64>,
     closed: bool,
@@ -82,7 +86,7 @@ impl JobMaster {
     ) -> (Self, JobMasterHandle) {
         let about = Arc::new(about);
         let (sender, inbox) = mpsc::channel(INBOX_CAPACITY);
-        let (offered, offers) = watch::channel(Offer::None);
+        let (offered, offers) = watch::channel(Offer::default());
         let places: HashMap<TaskManagerId, Place> =
             places.into_iter().map(|(id, incarnation)| (id, Place { host: String::new(), incarnation })).collect();
         let first = view::of(&about, &job, &places, None);
@@ -96,6 +100,7 @@ impl JobMaster {
             tasks: JoinSet::new(),
             intents: VecDeque::new(),
             recording: false,
+            index: 0,
             places,
             ended_ms: None,
             closed: false,
@@ -121,24 +126,42 @@ impl JobMaster {
             }
             self.show();
             if self.closed {
-                return;
+                return self.stop_leftovers().await;
             }
             events = self.next_events().await;
+        }
+    }
+
+    /// Reads what came too late: an executor of a TaskManager that was given up has nobody else to stop it.
+    async fn stop_leftovers(&mut self) {
+        self.inbox.close();
+        while let Some(mail) = self.inbox.recv().await {
+            if let Mail::Here { event: Event::TaskManagerHere { taskmanager, executor: Some(_) }, .. } = mail {
+                self.sessions.command(&taskmanager, self.index, self.about.job, None, Action::StopExecutor);
+            }
         }
     }
 
     /// Waits for something to happen, and takes what has happened besides.
     async fn next_events(&mut self) -> Vec<Event> {
         tokio::select! {
-            Some(mail) = self.inbox.recv() => self.read(mail),
+            Some(mail) = self.inbox.recv() => {
+                // A TaskManager may be lost right after its slots were granted: the grant came first.
+                let mut events = self.read_offer();
+                events.extend(self.read(mail));
+                events
+            }
             Some(Ok(event)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                if let Event::Recorded { index, .. } = &event {
+                    self.index = *index;
+                }
                 if matches!(event, Event::Recorded { .. } | Event::NotRecorded { .. }) {
                     self.recording = false;
                     self.record_next();
                 }
                 vec![event]
             }
-            Ok(()) = self.offers.changed() => self.read_offer(),
+            () = news(self.offers.clone()) => self.read_offer(),
         }
     }
 
@@ -147,6 +170,10 @@ impl JobMaster {
         let mut next = Some(mail);
         while let Some(mail) = next {
             match mail {
+                // Said by the ResourceManager, which waits for nobody: the TaskManager may have come since.
+                Mail::Event(
+                    Event::TaskManagerDetached { taskmanager } | Event::TaskManagerLost { taskmanager, .. },
+                ) if self.sessions.get(&taskmanager).is_some() => {}
                 Mail::Event(event) => events.push(event),
                 Mail::Here { host, event } => {
                     if let Event::TaskManagerHere { taskmanager, .. } = &event
@@ -167,22 +194,30 @@ impl JobMaster {
     }
 
     fn read_offer(&mut self) -> Vec<Event> {
-        match self.offers.borrow_and_update().clone() {
-            Offer::None => Vec::new(),
-            Offer::Missing(text) => {
-                debug!(reason = text, "job waits for slots");
-                vec![Event::SlotsMissing(text)]
-            }
-            Offer::Granted(slots) => {
-                let mut assignments = Vec::with_capacity(slots.len());
-                for slot in slots {
-                    let place = Place { host: slot.host, incarnation: slot.incarnation };
-                    self.places.insert(slot.assignment.taskmanager.clone(), place);
-                    assignments.push(slot.assignment);
-                }
-                vec![Event::SlotsGranted(assignments)]
-            }
+        if !self.offers.has_changed().unwrap_or(false) {
+            return Vec::new();
         }
+        self.offers.mark_unchanged();
+        let (mut slots, mut missing) = (Vec::new(), None);
+        self.offered.send_if_modified(|offer| {
+            (slots, missing) = (std::mem::take(&mut offer.granted), offer.missing.clone());
+            false
+        });
+        let mut events = Vec::new();
+        if !slots.is_empty() {
+            let mut assignments = Vec::with_capacity(slots.len());
+            for slot in slots {
+                let place = Place { host: slot.host, incarnation: slot.incarnation };
+                self.places.insert(slot.assignment.taskmanager.clone(), place);
+                assignments.push(slot.assignment);
+            }
+            events.push(Event::SlotsGranted(assignments));
+        }
+        if let Some(text) = missing {
+            debug!(reason = text, "job waits for slots");
+            events.push(Event::SlotsMissing(text));
+        }
+        events
     }
 
     async fn perform(&mut self, effect: Effect) {
@@ -197,11 +232,18 @@ impl JobMaster {
                 self.record_next();
             }
             Effect::RequestSlots(count) => self.resources.request(job, count, self.offered.clone()).await,
+            Effect::ReleaseSlot(slot) => self.resources.release_slot(job, slot).await,
             Effect::ReleaseSlotsOn(taskmanager) => self.resources.release_on(job, taskmanager).await,
             Effect::ReleaseSlots => self.resources.release(job).await,
             Effect::Send { taskmanager, index, command } => {
                 let kind = command.kind();
                 self.sessions.command(&taskmanager, index, job, Some(kind), wire::action(&self.about, command));
+            }
+            Effect::Probe { taskmanager, data_address } => {
+                self.tasks.spawn(async move {
+                    let liveness = probe::liveness(&data_address).await;
+                    Event::Probed { taskmanager, data_address, liveness }
+                });
             }
             Effect::SetTimer(timer, after) => self.set_timer(timer, after),
             Effect::Close => self.closed = true,
@@ -245,6 +287,9 @@ impl JobMaster {
             }
             Intent::Deployment => Command::SetStatus { job, status: JobStatus::Created, at_ms, failure: None },
             Intent::Running => Command::SetStatus { job, status: JobStatus::Running, at_ms, failure: None },
+            Intent::Restarting { cause } => {
+                Command::SetStatus { job, status: JobStatus::Restarting, at_ms, failure: Some(cause) }
+            }
             Intent::Failing { cause } => {
                 Command::SetStatus { job, status: JobStatus::Failing, at_ms, failure: Some(cause) }
             }
@@ -270,6 +315,9 @@ impl JobMaster {
         let status = self.job.status();
         match status {
             _ if status == before => {}
+            JobStatus::Restarting => {
+                warn!(from = %before, to = %status, restarts = self.job.restarts(), "job changed its status");
+            }
             JobStatus::Failing | JobStatus::Failed => {
                 warn!(from = %before, to = %status, failure = self.job.failure(), "job changed its status");
             }
@@ -287,6 +335,12 @@ impl JobMaster {
             changed
         });
     }
+}
+
+/// Resolves when there is something in the offer that was not read.
+async fn news(mut offers: watch::Receiver<Offer>) {
+    // The JobMaster has a sender itself, so the channel stays open.
+    _ = offers.changed().await;
 }
 
 /// Writes a command until it is committed, and returns where; or why it never will be.

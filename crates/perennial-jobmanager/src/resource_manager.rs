@@ -23,20 +23,13 @@ use crate::session::{Session, Sessions};
 /// Requests waiting: one for each job and stream at a time, with room for a burst after an election.
 const INBOX_CAPACITY: usize = 1024;
 
-/// Time a TaskManager has to connect again after its connection broke: longer than any break that heals by itself on a
-/// local network, short against restarting tasks elsewhere.
-const RECONNECT_GRACE: Duration = Duration::from_millis(500);
-
-/// What the ResourceManager says to a job that asked for slots. The newest word holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Offer {
-    /// Nothing yet.
-    #[default]
-    None,
-    /// It has to wait; what is missing, for people.
-    Missing(String),
-    /// All the slots, each with the life and host of its TaskManager.
-    Granted(Vec<GrantedSlot>),
+/// What the ResourceManager says to a job that asked for slots.
+#[derive(Debug, Default)]
+pub(crate) struct Offer {
+    /// Slots the job has not taken out yet, each with the life and host of its TaskManager. At most as many as it needs.
+    pub(crate) granted: Vec<GrantedSlot>,
+    /// What is missing, for people, while it has to wait. The newest word holds.
+    pub(crate) missing: Option<String>,
 }
 
 /// A slot and its TaskManager.
@@ -51,6 +44,7 @@ enum Request {
     Register { session: Arc<Session>, done: oneshot::Sender<()> },
     Detached { taskmanager: TaskManagerId, number: u64 },
     Slots { job: JobId, count: u32, offers: watch::Sender<Offer> },
+    ReleaseSlot { job: JobId, slot: Assignment },
     ReleaseOn { job: JobId, taskmanager: TaskManagerId },
     Release { job: JobId },
     Describe { answer: oneshot::Sender<Vec<TaskManagerSummary>> },
@@ -74,9 +68,14 @@ impl ResourceManagerHandle {
         _ = self.inbox.send(Request::Detached { taskmanager, number }).await;
     }
 
-    /// Asks for slots. What comes of it is told through `offers`.
+    /// Asks for so many slots instead of those asked for before. What comes of it is told through `offers`.
     pub(crate) async fn request(&self, job: JobId, count: u32, offers: watch::Sender<Offer>) {
         _ = self.inbox.send(Request::Slots { job, count, offers }).await;
+    }
+
+    /// Gives back one slot.
+    pub(crate) async fn release_slot(&self, job: JobId, slot: Assignment) {
+        _ = self.inbox.send(Request::ReleaseSlot { job, slot }).await;
     }
 
     /// Gives back what a job holds on a TaskManager.
@@ -158,12 +157,21 @@ impl ResourceManager {
             Request::Detached { taskmanager, number } => {
                 self.sessions.remove(&taskmanager, number);
                 if let Some(known) = self.known.get_mut(&taskmanager).filter(|known| known.session.number == number) {
+                    info!(%taskmanager, "connection of a TaskManager broke");
                     known.detached = Some(Instant::now());
+                    // It may come back with all it runs, but nothing new goes there.
+                    self.ledger.lose(&taskmanager);
+                    self.tell_all(Event::TaskManagerDetached { taskmanager });
+                    self.grant();
                 }
             }
             Request::Slots { job, count, offers } => {
                 self.offers.insert(job, offers);
                 self.ledger.request(job, count);
+                self.grant();
+            }
+            Request::ReleaseSlot { job, slot } => {
+                self.ledger.release_slot(job, &slot);
                 self.grant();
             }
             Request::ReleaseOn { job, taskmanager } => {
@@ -202,13 +210,20 @@ impl ResourceManager {
                 Some(GrantedSlot { assignment, incarnation: session.incarnation, host: session.host.clone() })
             });
             if let Some(offers) = self.offers.remove(&grant.job) {
-                offers.send_replace(Offer::Granted(slots.collect()));
+                offers.send_modify(|offer| {
+                    offer.granted.extend(slots);
+                    offer.missing = None;
+                });
             }
         }
         for (job, shortage) in self.ledger.waiting() {
             if let Some(offers) = self.offers.get(&job) {
-                let missing = Offer::Missing(shortage.to_string());
-                offers.send_if_modified(|offer| std::mem::replace(offer, missing.clone()) != missing);
+                let missing = Some(shortage.to_string());
+                offers.send_if_modified(|offer| {
+                    let changed = offer.missing != missing;
+                    offer.missing = missing;
+                    changed
+                });
             }
         }
     }
@@ -222,7 +237,7 @@ impl ResourceManager {
     fn next_check(&self) -> Instant {
         let now = Instant::now();
         let deadlines = self.followers().map(|(_, known)| known).map(|known| match known.detached {
-            Some(since) => since + RECONNECT_GRACE,
+            Some(since) => since + self.heartbeat_timeout,
             None => now + self.heartbeat_timeout.saturating_sub(known.session.silence()),
         });
         deadlines.min().unwrap_or(now + self.heartbeat_timeout)
@@ -232,13 +247,15 @@ impl ResourceManager {
     fn lose_silent(&mut self) {
         let mut lost = Vec::new();
         for (id, known) in self.followers() {
-            let silence = known.session.silence();
-            if known.detached.is_some_and(|since| since.elapsed() >= RECONNECT_GRACE) {
-                let grace = perennial_types::format_duration(RECONNECT_GRACE);
-                lost.push((id.clone(), format!("its connection broke and did not come back within {grace}")));
-            } else if silence >= self.heartbeat_timeout {
-                let timeout = perennial_types::format_duration(self.heartbeat_timeout);
-                lost.push((id.clone(), format!("no heartbeat for {timeout} (heartbeat.timeout)")));
+            let timeout = perennial_types::format_duration(self.heartbeat_timeout);
+            let (quiet, reason) = match known.detached {
+                Some(since) => {
+                    (since.elapsed(), format!("its connection broke and did not come back within {timeout}"))
+                }
+                None => (known.session.silence(), format!("no heartbeat for {timeout}")),
+            };
+            if quiet >= self.heartbeat_timeout {
+                lost.push((id.clone(), format!("{reason} (heartbeat.timeout)")));
             }
         }
         for (taskmanager, reason) in lost {
@@ -248,15 +265,16 @@ impl ResourceManager {
                 self.sessions.remove(&taskmanager, known.session.number);
             }
             self.ledger.lose(&taskmanager);
-            // Telling JobMasters may wait for them, which this task never does.
-            let (masters, token) = (Arc::clone(&self.masters), self.token.clone());
-            tokio::spawn(token.run_until_cancelled_owned(async move {
-                masters
-                    .tell_all(|| Event::TaskManagerLost { taskmanager: taskmanager.clone(), reason: reason.clone() })
-                    .await;
-            }));
+            self.tell_all(Event::TaskManagerLost { taskmanager, reason });
         }
         self.grant();
+    }
+
+    /// Tells every JobMaster, in a task of its own: that may wait for them, which this one never does. A JobMaster compares
+    /// what it hears so with the sessions there are.
+    fn tell_all(&self, event: Event) {
+        let (masters, token) = (Arc::clone(&self.masters), self.token.clone());
+        tokio::spawn(token.run_until_cancelled_owned(async move { masters.tell_all(|| event.clone()).await }));
     }
 
     fn describe(&self) -> Vec<TaskManagerSummary> {

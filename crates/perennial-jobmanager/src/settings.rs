@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use perennial_coordination::job::Patience;
+use perennial_coordination::restart_strategy::{Backoff, Policy};
 use perennial_types::Configuration;
-use perennial_types::config::options;
+use perennial_types::config::{Origin, RestartStrategyType, options};
+use tracing::warn;
 
 /// Time a TaskManager has for a command beyond `executor.start-timeout`: fetching the artifact is part of starting.
 const COMMAND_MARGIN: Duration = Duration::from_secs(60);
@@ -32,7 +34,8 @@ impl Settings {
         Self {
             patience: Patience {
                 slots: config.get(&options::SLOT_REQUEST_TIMEOUT),
-                // A TaskManager that is alive comes to a new leader within this time.
+                // A TaskManager that is alive comes to a new leader within this time; also one whose process has to be
+                // started again first.
                 reconciliation: heartbeat_timeout,
             },
             heartbeat_timeout,
@@ -42,5 +45,65 @@ impl Settings {
             artifact_bytes_max: config.get(&options::REST_MAX_CONTENT_LENGTH).0,
             cluster_options: config.overrides(),
         }
+    }
+}
+
+/// The restart strategy that a job's options name. An option that does not make sense was set by the job itself, after it
+/// was planned: it is named in the log, and its default holds.
+pub(crate) fn restart_policy(job: &BTreeMap<String, String>) -> Policy {
+    let mut config = Configuration::new();
+    for (key, value) in job.iter().filter(|(key, _)| key.starts_with("restart-strategy.")) {
+        if let Err(error) = config.set(key, value, Origin::Flag("job".to_owned())) {
+            warn!(%error, "an option of the job is ignored");
+        }
+    }
+    let backoff = || Backoff {
+        initial: config.get(&options::RESTART_BACKOFF_INITIAL),
+        max: config.get(&options::RESTART_BACKOFF_MAX),
+        multiplier: config.get(&options::RESTART_BACKOFF_MULTIPLIER),
+        reset_threshold: config.get(&options::RESTART_BACKOFF_RESET),
+        jitter: config.get(&options::RESTART_BACKOFF_JITTER),
+        attempts_max: config.get(&options::RESTART_BACKOFF_ATTEMPTS),
+    };
+    match config.get(&options::RESTART_STRATEGY) {
+        None => Policy::LossesOnly(backoff()),
+        Some(RestartStrategyType::None) => Policy::Never,
+        Some(RestartStrategyType::FixedDelay) => Policy::FixedDelay {
+            attempts: config.get(&options::RESTART_FIXED_DELAY_ATTEMPTS),
+            delay: config.get(&options::RESTART_FIXED_DELAY_DELAY),
+        },
+        Some(RestartStrategyType::FailureRate) => Policy::FailureRate {
+            max_failures: config.get(&options::RESTART_FAILURE_RATE_MAX),
+            interval: config.get(&options::RESTART_FAILURE_RATE_INTERVAL),
+            delay: config.get(&options::RESTART_FAILURE_RATE_DELAY),
+        },
+        Some(RestartStrategyType::ExponentialDelay) => Policy::ExponentialDelay(backoff()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_is_what_the_jobs_options_say_and_flinks_defaults_hold_for_the_rest() {
+        let policy = |options: &[(&str, &str)]| {
+            let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            restart_policy(&options.collect())
+        };
+        assert_eq!(policy(&[]), Policy::LossesOnly(Backoff::default()));
+        assert_eq!(policy(&[("restart-strategy.type", "off")]), Policy::Never);
+        assert_eq!(
+            policy(&[("restart-strategy.type", "fixeddelay"), ("restart-strategy.fixed-delay.attempts", "7")]),
+            Policy::FixedDelay { attempts: 7, delay: Duration::from_secs(1) }
+        );
+        assert_eq!(
+            policy(&[("restart-strategy.type", "failure-rate")]),
+            Policy::FailureRate { max_failures: 1, interval: Duration::from_secs(60), delay: Duration::from_secs(1) }
+        );
+        assert_eq!(
+            policy(&[("restart-strategy.type", "exponential-delay"), ("restart-strategy.fixed-delay.delay", "soon")]),
+            Policy::ExponentialDelay(Backoff::default())
+        );
     }
 }

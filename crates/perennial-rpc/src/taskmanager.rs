@@ -90,6 +90,8 @@ pub struct ExecutionReport {
     pub failure: Option<String>,
     /// Final counters; with a terminal state.
     pub progress: Option<TaskProgress>,
+    /// It failed because another executor of the job is gone or cannot be reached: an echo of something else.
+    pub peer_lost: bool,
 }
 
 /// Counters of one execution since it started.

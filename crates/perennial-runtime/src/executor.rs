@@ -29,7 +29,7 @@ use crate::builder::TaskBuilder;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
 use crate::wiring::{Placement, Wiring};
-use crate::{ExecutableJob, TaskContext};
+use crate::{ExecutableJob, TaskContext, TaskError};
 
 /// How often counters are told, and the output file and the orphan timeout are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -344,6 +344,7 @@ impl Executor<'_> {
             return;
         }
         execution.state = state;
+        execution.peer_lost = matches!(error, Some(TaskError::Exchange { .. }));
         execution.failure = error.map(|error| executions::chain(&error));
         if let Some(failure) = &execution.failure {
             eprintln!("executor of job {}: execution {attempt} failed: {failure}", self.spec.job);

@@ -3,6 +3,7 @@
 mod flink;
 pub mod load;
 pub mod options;
+mod restart;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::{ByteSize, parse_duration};
+
+pub use restart::RestartStrategyType;
 
 /// A value an option can have.
 pub trait ConfigValue: Sized {
@@ -221,6 +224,13 @@ integer! {
     u32, "a whole number";
     u64, "a whole number";
     i32, "a whole number, -1 for none";
+}
+
+impl ConfigValue for f64 {
+    const EXPECTED: &'static str = "a number such as `1.5`, not negative";
+    fn parse(text: &str) -> Option<Self> {
+        text.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
+    }
 }
 
 impl ConfigValue for std::num::NonZeroU32 {

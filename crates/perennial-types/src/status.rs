@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// INITIALIZING ─> CREATED ─> RUNNING ─> FINISHED
 ///                    │          │  ▲
 ///                    │          ▼  │
-///                    │      RESTARTING
+///                    └─ loss ─> RESTARTING
 ///                    ├─ cancel ─> CANCELLING ─> CANCELED
 ///                    └─ failure ─> FAILING ─> FAILED
 /// ```
@@ -57,7 +57,7 @@ impl JobStatus {
             (from, _) if from.is_globally_terminal() => false,
             (_, Suspended) | (Initializing | Created | Running | Restarting | Suspended, Reconciling) => true,
             (Initializing, Created | Cancelling | Failing | Failed | Canceled) => true,
-            (Created, Running | Cancelling | Failing | Canceled | Failed) => true,
+            (Created, Running | Restarting | Cancelling | Failing | Canceled | Failed) => true,
             (Running, Finished | Restarting | Cancelling | Failing) => true,
             (Restarting, Running | Created | Cancelling | Failing) => true,
             (Reconciling, Running | Created | Restarting | Cancelling | Failing | Finished) => true,

@@ -1,135 +1,97 @@
-//! From nothing to running: slots, placement, executors, tasks.
+//! From places to running tasks: executors, deployments, and what becomes of commands.
 
-use perennial_types::{ExecutionState, TaskManagerId};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Command, CommandKind, Effect, Intent, Job, Phase, Stage, Timer};
-use crate::execution_graph::{Assignment, Placement};
+use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
+
+use super::{Command, CommandKind, Effect, Job, Phase, Stage, Step};
+use crate::execution_graph::Placement;
+use crate::restart_strategy::FailureKind;
+
+/// Executions by position of their executor.
+type PlacedExecutions = Vec<(ExecutionAttemptId, u32)>;
+
+/// Executors with the addresses of their data ports.
+type Executors = Vec<(TaskManagerId, String)>;
 
 impl Job {
-    pub(super) fn request_slots(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Waiting;
-        out.push(Effect::RequestSlots(self.slots.len() as u32));
-        out.push(Effect::SetTimer(Timer::Slots, self.patience.slots));
-    }
-
-    pub(super) fn note_shortage(&mut self, reason: String) {
-        if self.phase == Phase::Waiting {
-            self.waiting_for = reason;
+    /// Starts the executors that regions wait for, and deploys the regions whose executors are all there.
+    ///
+    /// What a region waits for is told once: an execution leaves SCHEDULED when it is sent, an executor its stage.
+    pub(super) fn deploy(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let mut ready = Vec::new();
+        for region in self.regions.deploying().clone() {
+            let mut waits = false;
+            for taskmanager in self.hosts_to_deploy(region) {
+                match self.stage(&taskmanager) {
+                    Some(Stage::Ready { .. }) => continue,
+                    Some(Stage::Empty) => self.start_executor(&taskmanager, out),
+                    _ => {}
+                }
+                waits = true;
+            }
+            if !waits && self.is_told {
+                ready.push(region);
+            }
+        }
+        if !ready.is_empty() {
+            self.send_deployments(&ready, now_ms, out);
         }
     }
 
-    pub(super) fn on_slots_timeout(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        if self.phase == Phase::Waiting {
-            let waited = perennial_types::format_duration(self.patience.slots);
-            let missing = match self.waiting_for.as_str() {
-                "" => format!("needs {} slots", self.slots.len()),
-                shortage => shortage.to_owned(),
-            };
-            self.fail(format!("{missing} (waited {waited}, slot.request.timeout)"), now_ms, out);
-            self.advance(now_ms, out);
+    /// Where a region has executions, for as long as one of them has not been told to run.
+    fn hosts_to_deploy(&self, region: usize) -> BTreeSet<TaskManagerId> {
+        let executions = || self.regions.tasks(region).iter().filter_map(|task| Some(self.executions.at(*task)?.1));
+        if executions().all(|execution| execution.state() != ExecutionState::Scheduled) {
+            return BTreeSet::new();
         }
+        let alive = executions().filter(|execution| !execution.state().is_terminal());
+        alive.filter_map(|execution| Some(execution.assignment()?.taskmanager.clone())).collect()
     }
 
-    /// Puts subtasks into granted slots and has the placement recorded.
-    pub(super) fn place(&mut self, granted: Vec<Assignment>, out: &mut Vec<Effect>) {
-        if self.phase != Phase::Waiting || granted.len() != self.slots.len() {
-            // Granted when nobody wants them any more.
-            out.push(Effect::ReleaseSlots);
+    fn send_deployments(&mut self, regions: &[usize], now_ms: u64, out: &mut Vec<Effect>) {
+        let mut tasks = BTreeMap::<TaskManagerId, Vec<Placement>>::new();
+        for region in regions {
+            self.regions.deployed(*region);
+            for task in self.regions.tasks(*region) {
+                let Some((attempt, execution)) = self.executions.at(*task) else { continue };
+                if let (ExecutionState::Scheduled, Some(at)) = (execution.state(), execution.assignment()) {
+                    let placement = Placement { attempt, assignment: at.clone() };
+                    tasks.entry(at.taskmanager.clone()).or_default().push(placement);
+                }
+            }
+        }
+        if tasks.is_empty() {
             return;
         }
-        self.waiting_for.clear();
-        let mut placements = Vec::with_capacity(self.graph.task_count() as usize);
-        for (slot, at) in self.slots.iter().zip(granted) {
-            for (vertex, subtask) in &slot.subtasks {
-                let Some(attempt) = self.executions.attempt_at(*vertex, *subtask) else { continue };
-                self.executions.assign(attempt, at.clone());
-                placements.push(Placement { attempt, assignment: at.clone() });
-            }
-            self.stages.entry(at.taskmanager).or_insert(Stage::Unknown);
-        }
-        self.phase = Phase::Placing;
-        out.push(Effect::Record(Intent::Placement(placements)));
-    }
-
-    /// The placement is committed: executors are asked for everywhere.
-    pub(super) fn start_executors(&mut self, out: &mut Vec<Effect>) {
-        self.begin_deploying(out);
-        let names: Vec<TaskManagerId> = self.stages.keys().cloned().collect();
-        for taskmanager in names {
-            self.start_executor(&taskmanager, out);
-        }
-    }
-
-    /// While executors start, which takes longer, it is recorded that tasks will be told to run.
-    pub(super) fn begin_deploying(&mut self, out: &mut Vec<Effect>) {
-        self.phase = Phase::Deploying;
-        self.waiting_for.clear();
-        if !self.is_told {
-            out.push(Effect::Record(Intent::Deployment));
-        }
-    }
-
-    pub(super) fn start_executor(&mut self, taskmanager: &TaskManagerId, out: &mut Vec<Effect>) {
-        self.set_stage(taskmanager, Stage::Starting);
-        self.send(taskmanager, Command::StartExecutor, out);
-    }
-
-    pub(super) fn on_executor_ready(
-        &mut self,
-        taskmanager: &TaskManagerId,
-        data_address: String,
-        now_ms: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        let starting = self.stages.get(taskmanager) == Some(&Stage::Starting);
-        if self.phase == Phase::Deploying && starting {
-            self.set_stage(taskmanager, Stage::Ready { data_address });
-            self.deploy_when_ready(now_ms, out);
-        }
-    }
-
-    /// Deploys where it was not done yet, once the address of every executor is known and the intent is committed.
-    pub(super) fn deploy_when_ready(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        if !self.is_told {
-            return;
-        }
-        let mut executors = Vec::with_capacity(self.stages.len());
-        let mut undeployed = Vec::new();
-        for (taskmanager, stage) in &self.stages {
-            match stage {
-                Stage::Ready { data_address } => undeployed.push((taskmanager.clone(), data_address.clone())),
-                Stage::Deployed { .. } => {}
-                _ => return,
-            }
-            if let Stage::Ready { data_address } | Stage::Deployed { data_address } = stage {
-                executors.push((taskmanager.clone(), data_address.clone()));
-            }
-        }
-        let placement: Vec<_> = self
-            .executions
-            .executions()
-            .filter_map(|(attempt, execution)| {
-                let at = execution.assignment()?;
-                let position = executors.binary_search_by(|(name, _)| name.cmp(&at.taskmanager)).ok()?;
-                Some((attempt, position as u32))
-            })
-            .collect();
-        for (taskmanager, data_address) in undeployed {
-            let tasks: Vec<Placement> = self
-                .executions
-                .executions_on(&taskmanager)
-                .filter(|(_, execution)| !execution.state().is_terminal())
-                .filter_map(|(attempt, execution)| {
-                    Some(Placement { attempt, assignment: execution.assignment()?.clone() })
-                })
-                .collect();
+        let (placement, executors) = self.whereabouts();
+        for (taskmanager, tasks) in tasks {
             for task in &tasks {
-                self.executions.transition(task.attempt, ExecutionState::Deploying, None, now_ms);
+                self.transition(task.attempt, ExecutionState::Deploying, None, now_ms);
             }
-            self.set_stage(&taskmanager, Stage::Deployed { data_address });
             let deploy = Command::Deploy { tasks, placement: placement.clone(), executors: executors.clone() };
             self.send(&taskmanager, deploy, out);
         }
+    }
+
+    /// Where every execution of the job is, and every executor. No channel leads from one region to another, so of other
+    /// regions nothing has to be true: an executor whose address is not known has none, and an execution without a place is
+    /// said to be at the first.
+    fn whereabouts(&self) -> (PlacedExecutions, Executors) {
+        let places = self.executions.executions().filter_map(|(_, execution)| execution.assignment());
+        let names: BTreeSet<&TaskManagerId> = places.map(|at| &at.taskmanager).collect();
+        let executors: Vec<(TaskManagerId, String)> = names
+            .into_iter()
+            .map(|name| match self.stage(name) {
+                Some(Stage::Ready { data_address }) => (name.clone(), data_address.clone()),
+                _ => (name.clone(), String::new()),
+            })
+            .collect();
+        let position = |name: &TaskManagerId| executors.binary_search_by(|(other, _)| other.cmp(name)).unwrap_or(0);
+        let placement = self.executions.executions().map(|(attempt, execution)| {
+            (attempt, execution.assignment().map_or(0, |at| position(&at.taskmanager)) as u32)
+        });
+        (placement.collect(), executors)
     }
 
     pub(super) fn on_done(
@@ -154,18 +116,21 @@ impl Job {
     ) {
         match command {
             CommandKind::StartExecutor => {
-                if self.stages.get(taskmanager) == Some(&Stage::Starting) {
+                if self.stage(taskmanager) == Some(&Stage::Starting) {
+                    self.set_stage(taskmanager, Stage::Empty);
                     let cause = format!("TaskManager {taskmanager} could not start the job's executor: {reason}");
-                    self.lose_executions(taskmanager, &cause, now_ms, out);
+                    self.refuse(taskmanager, ExecutionState::Scheduled, &cause, now_ms, out);
                 }
             }
             CommandKind::Deploy => {
                 let cause = format!("TaskManager {taskmanager} could not deploy the job's tasks: {reason}");
-                self.refuse_deployment(taskmanager, &cause, now_ms, out);
+                self.refuse(taskmanager, ExecutionState::Deploying, &cause, now_ms, out);
             }
-            // A task that cannot be cancelled is ended with its executor.
             CommandKind::Cancel => {
-                if matches!(self.phase, Phase::Ending { .. }) {
+                let cancelled = |(_, state): &(_, ExecutionState)| *state == ExecutionState::Canceling;
+                let waits = self.alive_on(taskmanager).iter().any(cancelled);
+                // A task that cannot be cancelled is ended with its executor.
+                if waits && matches!(self.phase, Phase::Active | Phase::Ending { .. }) {
                     self.stop_executor(taskmanager, out);
                 }
             }
@@ -173,9 +138,40 @@ impl Job {
         }
     }
 
-    pub(super) fn set_stage(&mut self, taskmanager: &TaskManagerId, stage: Stage) {
-        if let Some(known) = self.stages.get_mut(taskmanager) {
-            *known = stage;
+    /// A TaskManager did not take what it was told: executions it has not reported on never started.
+    ///
+    /// What never ran fails the job at once, so that whoever submitted it sees why. Later it is one of the things that
+    /// happen to machines.
+    fn refuse(
+        &mut self,
+        taskmanager: &TaskManagerId,
+        told: ExecutionState,
+        cause: &str,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let unheard =
+            |state| state == told || (state == ExecutionState::Canceling && told == ExecutionState::Deploying);
+        let refused: Vec<ExecutionAttemptId> =
+            self.alive_on(taskmanager).into_iter().filter(|(_, state)| unheard(*state)).map(|(id, _)| id).collect();
+        let kind = if self.has_run { FailureKind::Loss } else { FailureKind::Task };
+        self.fail_executions(refused, cause, kind, now_ms, out);
+    }
+
+    /// A recovered region of which nothing has run yet is deployed as it was placed.
+    pub(super) fn deploy_recovered(
+        &mut self,
+        region: usize,
+        missing: &[ExecutionAttemptId],
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        for attempt in missing {
+            self.transition(*attempt, ExecutionState::Scheduled, None, now_ms);
         }
+        if !missing.is_empty() {
+            self.record_deployment(out);
+        }
+        self.regions.set(region, Step::Deploying);
     }
 }

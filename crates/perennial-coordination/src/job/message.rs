@@ -11,7 +11,7 @@ use crate::execution_graph::{Assignment, Counters, Placement};
 pub enum Event {
     /// The JobMaster is there. First event of every job, once.
     Start,
-    /// All the slots asked for, in order.
+    /// Slots asked for; all of one request at once.
     SlotsGranted(Vec<Assignment>),
     /// The slots asked for are not all there, with what is missing as a text for people.
     SlotsMissing(String),
@@ -80,6 +80,20 @@ pub enum Event {
         /// The job's executor on it, if there is one.
         executor: Option<ExecutorState>,
     },
+    /// The connection of a TaskManager broke. It is given some time to come back, and then given up.
+    TaskManagerDetached {
+        /// Which.
+        taskmanager: TaskManagerId,
+    },
+    /// What came of [`Effect::Probe`].
+    Probed {
+        /// The TaskManager.
+        taskmanager: TaskManagerId,
+        /// The address that was asked.
+        data_address: String,
+        /// What is known now.
+        liveness: Liveness,
+    },
     /// A TaskManager is given up.
     TaskManagerLost {
         /// Which.
@@ -105,8 +119,21 @@ pub struct ExecutionUpdate {
     pub state: ExecutionState,
     /// Why it failed; with FAILED.
     pub failure: Option<String>,
+    /// It failed because another executor of the job is gone or cannot be reached.
+    pub peer_lost: bool,
     /// What it has done; with a terminal state.
     pub counters: Option<Counters>,
+}
+
+/// Whether a process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// It is.
+    Alive,
+    /// It is not: its machine says so.
+    Gone,
+    /// Nobody answers.
+    Unknown,
 }
 
 /// An executor of the job that is alive.
@@ -123,8 +150,11 @@ pub struct ExecutorState {
 pub enum Effect {
     /// Write this into the metadata log, trying again until it is committed or refused for good; then tell.
     Record(Intent),
-    /// Ask for so many slots; answered by [`Event::SlotsGranted`], until then by [`Event::SlotsMissing`].
+    /// Ask for so many slots beside those held, instead of those asked for before; answered by [`Event::SlotsGranted`],
+    /// until then by [`Event::SlotsMissing`]. None: ask for no more.
     RequestSlots(u32),
+    /// Give back a slot.
+    ReleaseSlot(Assignment),
     /// Give back the slots on one TaskManager.
     ReleaseSlotsOn(TaskManagerId),
     /// Give back all slots, and want none.
@@ -138,6 +168,14 @@ pub enum Effect {
         /// What.
         command: Command,
     },
+    /// Find out whether the executor whose data port listens there is alive; answered by [`Event::Probed`]. Whoever accepts
+    /// a connection is taken for it.
+    Probe {
+        /// The TaskManager it is on.
+        taskmanager: TaskManagerId,
+        /// Where it listens.
+        data_address: String,
+    },
     /// Tell the job after this time.
     SetTimer(Timer, Duration),
     /// The job is over and cleaned up; its JobMaster may go.
@@ -149,7 +187,7 @@ impl Effect {
     pub fn starts_something(&self) -> bool {
         matches!(
             self,
-            Self::Send { command: Command::StartExecutor | Command::Deploy { .. }, .. } | Self::RequestSlots(_)
+            Self::Send { command: Command::StartExecutor | Command::Deploy { .. }, .. } | Self::RequestSlots(1..)
         )
     }
 }
@@ -157,12 +195,17 @@ impl Effect {
 /// What has to be in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
-    /// Where every execution of the job is going to run. Replaces an earlier placement.
+    /// Where executions are going to run. Replaces the earlier placement of their subtasks.
     Placement(Vec<Placement>),
     /// Tasks are about to be told to run: from now on nobody can be sure that none has.
     Deployment,
     /// Every task runs.
     Running,
+    /// Something failed and is going to run again.
+    Restarting {
+        /// What failed.
+        cause: String,
+    },
     /// A task failed and the job is going to end.
     Failing {
         /// The first failure.
@@ -189,7 +232,7 @@ pub enum IntentKind {
     Placement,
     /// [`Intent::Deployment`].
     Deployment,
-    /// [`Intent::Running`] or [`Intent::Failing`]: nothing waits for it.
+    /// [`Intent::Running`], [`Intent::Restarting`] or [`Intent::Failing`]: nothing waits for it.
     Status,
     /// [`Intent::FinishExecutions`].
     FinishExecutions,
@@ -203,7 +246,7 @@ impl Intent {
         match self {
             Self::Placement(_) => IntentKind::Placement,
             Self::Deployment => IntentKind::Deployment,
-            Self::Running | Self::Failing { .. } => IntentKind::Status,
+            Self::Running | Self::Restarting { .. } | Self::Failing { .. } => IntentKind::Status,
             Self::FinishExecutions { .. } => IntentKind::FinishExecutions,
             Self::End { .. } => IntentKind::End,
         }
@@ -221,7 +264,7 @@ pub enum Command {
         tasks: Vec<Placement>,
         /// Where every execution of the job runs, by position in `executors`.
         placement: Vec<(ExecutionAttemptId, u32)>,
-        /// Every executor of the job with the address of its data port.
+        /// Every executor of the job with the address of its data port; none for one that has no channel with these.
         executors: Vec<(TaskManagerId, String)>,
     },
     /// Cancel executions.
@@ -261,8 +304,10 @@ impl Command {
 /// What a job lets itself be reminded of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timer {
-    /// Slots should be there by now.
-    Slots,
+    /// The slots of this wait should be there by now.
+    Slots(u32),
     /// TaskManagers should have come to the new leader by now.
     Reconciliation,
+    /// Regions may restart after this wait.
+    Restart(u32),
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
 
-use super::{Command, Effect, ExecutorState, Job, Phase, Stage};
+use super::{Command, Effect, ExecutorState, Host, Job, Phase, Stage, Step};
+use crate::restart_strategy::FailureKind;
 
 impl Job {
     /// A TaskManager says all it runs of this job.
@@ -15,27 +16,26 @@ impl Job {
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(stage) = self.stages.get(taskmanager).cloned() else {
-            // It is not part of the job: a leftover of an earlier placement.
+        let Some(host) = self.hosts.get_mut(taskmanager) else {
+            // It is not part of the job: a leftover of an earlier placement, whose tasks run elsewhere or soon will.
             if executor.is_some() && !matches!(self.phase, Phase::Ended { .. }) {
                 self.send(taskmanager, Command::StopExecutor, out);
             }
             return;
         };
+        host.detached = false;
+        let stage = host.stage.clone();
         match &self.phase {
-            Phase::Fresh | Phase::Waiting | Phase::Placing | Phase::Ended { .. } => {
-                if executor.is_some() {
-                    self.send(taskmanager, Command::StopExecutor, out);
-                }
-            }
-            Phase::Reconciling | Phase::Deploying | Phase::Running => {
-                self.compare_active(taskmanager, &stage, executor, now_ms, out);
-            }
-            Phase::Ending { .. } => self.compare_ending(taskmanager, &stage, executor, now_ms, out),
+            Phase::Fresh | Phase::Ended { .. } => {}
+            Phase::Active | Phase::Ending { .. } => match executor {
+                None => self.compare_without_executor(taskmanager, &stage, now_ms, out),
+                Some(_) if stage == Stage::Stopping => self.stop_executor(taskmanager, out),
+                Some(executor) => self.compare_executions(taskmanager, executor, now_ms, out),
+            },
             // Nothing is told before the end is committed.
             Phase::Recording { .. } => {
-                if executor.is_some() && matches!(stage, Stage::Unknown | Stage::Gone) {
-                    self.set_stage(taskmanager, Stage::Starting);
+                if let (Some(executor), Stage::Unknown | Stage::Empty) = (executor, stage) {
+                    self.set_stage(taskmanager, Stage::Ready { data_address: executor.data_address });
                 }
             }
             Phase::Stopping { .. } => match executor {
@@ -45,240 +45,186 @@ impl Job {
         }
     }
 
-    fn compare_active(
+    fn compare_without_executor(
         &mut self,
         taskmanager: &TaskManagerId,
         stage: &Stage,
-        executor: Option<ExecutorState>,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        // While reconciling nothing was told yet: a second visit of a TaskManager counts as its first.
-        let stage = match (&self.phase, stage) {
-            (Phase::Reconciling, Stage::Starting | Stage::Ready { .. } | Stage::Deployed { .. }) => &Stage::Unknown,
-            _ => stage,
-        };
-        let Some(executor) = executor else {
-            match stage {
-                // The order was lost with the connection, or the executor with its TaskManager before it had tasks.
-                Stage::Starting | Stage::Ready { .. } => self.start_executor(taskmanager, out),
-                Stage::Unknown => self.set_stage(taskmanager, Stage::Starting),
-                Stage::Deployed { .. } | Stage::Stopping => {
-                    let cause = format!("TaskManager {taskmanager} came back without the job's executor");
-                    self.lose(taskmanager, &cause, now_ms, out);
-                }
-                Stage::Gone => {}
-            }
-            self.advance(now_ms, out);
-            return;
-        };
-        let reported: BTreeSet<ExecutionAttemptId> = executor.executions.iter().map(|update| update.attempt).collect();
-        let data_address = executor.data_address;
-        for update in executor.executions {
-            if self.owns(taskmanager, update.attempt) {
-                self.take_report(update, now_ms, out);
-            } else if !update.state.is_terminal() {
-                self.send(taskmanager, Command::Cancel { attempts: vec![update.attempt] }, out);
-            }
-        }
-        if !self.is_active() {
-            // A failure was among the reports; the rest is being cancelled.
-            self.advance(now_ms, out);
-            return;
-        }
-        let missing: Vec<(ExecutionAttemptId, ExecutionState)> = self
-            .executions
-            .executions_on(taskmanager)
-            .filter(|(attempt, execution)| !execution.state().is_terminal() && !reported.contains(attempt))
-            .map(|(attempt, execution)| (attempt, execution.state()))
-            .collect();
         match stage {
-            Stage::Unknown if missing.is_empty() => self.set_stage(taskmanager, Stage::Deployed { data_address }),
-            Stage::Unknown => self.set_stage(taskmanager, Stage::Ready { data_address }),
-            Stage::Starting => {
-                self.set_stage(taskmanager, Stage::Ready { data_address });
-                self.deploy_when_ready(now_ms, out);
+            // The order was lost with the connection, or the executor with its TaskManager before it had tasks.
+            Stage::Starting if self.phase == Phase::Active => self.start_executor(taskmanager, out),
+            Stage::Starting => self.end_cancelled(taskmanager, now_ms),
+            Stage::Unknown => {
+                self.set_stage(taskmanager, Stage::Empty);
+                self.give_up_unheard(taskmanager, &BTreeSet::new(), now_ms, out);
             }
-            Stage::Deployed { .. } if missing.iter().all(|(_, state)| *state == ExecutionState::Deploying) => {
-                if !missing.is_empty() {
-                    // The deployment was lost with the connection.
-                    self.set_stage(taskmanager, Stage::Ready { data_address });
-                    self.deploy_when_ready(now_ms, out);
-                }
+            Stage::Ready { .. } | Stage::Empty => {
+                self.end_cancelled(taskmanager, now_ms);
+                let cause = format!("TaskManager {taskmanager} came back without the job's executor");
+                self.lose_executor(taskmanager, &cause, now_ms, out);
             }
-            Stage::Deployed { .. } => {
-                let whom: Vec<String> = missing.iter().map(|(id, _)| self.executions.describe(*id)).collect();
-                let cause = format!("TaskManager {taskmanager} no longer runs {}", whom.join(", "));
-                for (attempt, _) in missing {
-                    self.executions.transition(attempt, ExecutionState::Failed, Some(cause.clone()), now_ms);
-                }
-                self.fail(cause, now_ms, out);
-            }
-            Stage::Ready { .. } | Stage::Stopping | Stage::Gone => {}
+            Stage::Stopping => self.on_executor_stopped(taskmanager, now_ms, out),
         }
-        self.advance(now_ms, out);
     }
 
-    fn compare_ending(
+    fn compare_executions(
         &mut self,
         taskmanager: &TaskManagerId,
-        stage: &Stage,
-        executor: Option<ExecutorState>,
+        executor: ExecutorState,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        match executor {
-            // It may still be starting: it is stopped once the end is committed.
-            None if *stage == Stage::Starting => self.end_executions(taskmanager, now_ms),
-            None => {
-                self.set_stage(taskmanager, Stage::Gone);
-                self.end_executions(taskmanager, now_ms);
+        let asked_for = self.stage(taskmanager) == Some(&Stage::Starting) && self.phase == Phase::Active;
+        if !asked_for {
+            self.set_stage(taskmanager, Stage::Ready { data_address: executor.data_address });
+        }
+        let (mut reported, mut unwanted, mut changed) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for update in executor.executions {
+            let (attempt, runs) = (update.attempt, !update.state.is_terminal());
+            let expected = self.expects(taskmanager, attempt);
+            reported.insert(attempt);
+            if expected && self.transition(attempt, update.state, update.failure.clone(), now_ms) {
+                changed.push(update);
             }
-            Some(_) if *stage == Stage::Stopping => self.stop_executor(taskmanager, out),
-            Some(executor) => {
-                let data_address = executor.data_address;
-                self.set_stage(taskmanager, Stage::Deployed { data_address });
-                let mut running = Vec::new();
-                let mut reported = BTreeSet::new();
-                for update in executor.executions {
-                    reported.insert(update.attempt);
-                    if !update.state.is_terminal() {
-                        running.push(update.attempt);
-                    }
-                    if self.owns(taskmanager, update.attempt) {
-                        self.take_report(update, now_ms, out);
-                    }
-                }
-                let unheard: Vec<ExecutionAttemptId> = self
-                    .executions
-                    .executions_on(taskmanager)
-                    .filter(|(attempt, execution)| !execution.state().is_terminal() && !reported.contains(attempt))
-                    .map(|(attempt, _)| attempt)
-                    .collect();
-                for attempt in unheard {
-                    self.executions.transition(attempt, ExecutionState::Canceled, None, now_ms);
-                }
-                for attempt in &running {
-                    self.executions.transition(*attempt, ExecutionState::Canceling, None, now_ms);
-                }
-                if !running.is_empty() {
-                    self.send(taskmanager, Command::Cancel { attempts: running }, out);
-                }
+            if runs && (!expected || self.is_to_end(attempt)) {
+                self.transition(attempt, ExecutionState::Canceling, None, now_ms);
+                unwanted.push(attempt);
             }
         }
-        self.advance(now_ms, out);
+        if !unwanted.is_empty() {
+            self.send(taskmanager, Command::Cancel { attempts: unwanted }, out);
+        }
+        // Only now that all is known: a failure among these cancels the others.
+        for update in changed {
+            self.react(update, now_ms, out);
+        }
+        self.give_up_unheard(taskmanager, &reported, now_ms, out);
+        if asked_for && self.phase == Phase::Active {
+            // It may be an earlier one, of whose end word is on its way. The answer to the order is about the one to come.
+            self.start_executor(taskmanager, out);
+        }
     }
 
-    /// Decides what becomes of a recovered job, once enough is known.
+    /// Whether an execution is not meant to go on.
+    fn is_to_end(&self, attempt: ExecutionAttemptId) -> bool {
+        let region = self.region_of(attempt);
+        let restarts = region.is_some_and(|region| matches!(self.regions.step(region), Step::Restarting { .. }));
+        restarts || self.phase != Phase::Active
+    }
+
+    /// Looks at executions that a TaskManager was to run and does not know of.
+    fn give_up_unheard(
+        &mut self,
+        taskmanager: &TaskManagerId,
+        reported: &BTreeSet<ExecutionAttemptId>,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut lost = Vec::new();
+        for (attempt, state) in self.alive_on(taskmanager) {
+            if reported.contains(&attempt) {
+                continue;
+            }
+            match state {
+                _ if self.is_to_end(attempt) => {
+                    self.transition(attempt, ExecutionState::Canceled, None, now_ms);
+                }
+                // The deployment was lost with the connection.
+                ExecutionState::Deploying => {
+                    self.executions.undeploy(attempt);
+                    if let Some(region) = self.region_of(attempt) {
+                        self.regions.deploy_again(region);
+                    }
+                }
+                ExecutionState::Initializing | ExecutionState::Running | ExecutionState::Canceling => {
+                    lost.push(attempt)
+                }
+                // Not told yet, or decided when the other TaskManagers of its region have come.
+                _ => self.touched.extend(self.region_of(attempt)),
+            }
+        }
+        if !lost.is_empty() {
+            let whom: Vec<String> = lost.iter().map(|id| self.executions.describe(*id)).collect();
+            let cause = format!("TaskManager {taskmanager} no longer runs {}", whom.join(", "));
+            self.fail_executions(lost, &cause, FailureKind::Loss, now_ms, out);
+        }
+    }
+
+    /// Decides what becomes of recovered regions, each as soon as enough is known of it.
     ///
     /// - Every execution was reported: adopted, and nobody is told anything.
-    /// - Some were not, all TaskManagers are there, and the log does not say that tasks ran: the leader died between
-    ///   recording the placement and telling it. What is missing is deployed under the same attempts.
-    /// - No TaskManager of the placement has the job, some have not come in time, and the log says that no task was told
-    ///   to run: it starts again, under new attempts.
-    /// - Otherwise tasks are lost, and the job fails.
-    pub(super) fn decide_reconciliation(&mut self, over: bool, now_ms: u64, out: &mut Vec<Effect>) {
-        let missing: Vec<(ExecutionAttemptId, TaskManagerId)> = self
-            .executions
-            .executions()
-            .filter(|(_, execution)| execution.state() == ExecutionState::Reconciling)
-            .filter_map(|(attempt, execution)| Some((attempt, execution.assignment()?.taskmanager.clone())))
-            .collect();
-        if missing.is_empty() {
-            self.phase = Phase::Deploying;
-            self.waiting_for.clear();
-            self.advance(now_ms, out);
+    /// - Some were not, all TaskManagers of the region are there, and the log does not say that tasks ran: the leader died
+    ///   between recording the placement and telling it. What is missing is deployed under the same attempts.
+    /// - Otherwise tasks are lost, and the region restarts.
+    pub(super) fn reconcile(&mut self, touched: &BTreeSet<usize>, now_ms: u64, out: &mut Vec<Effect>) {
+        let mut lost = Vec::new();
+        for region in touched {
+            if self.regions.step(*region) != Step::Reconciling {
+                continue;
+            }
+            let mut missing = Vec::new();
+            let mut absent = false;
+            for task in self.regions.tasks(*region) {
+                let Some((attempt, execution)) = self.executions.at(*task) else { continue };
+                if execution.state() == ExecutionState::Reconciling {
+                    missing.push(attempt);
+                    let stage = execution.assignment().and_then(|at| self.stage(&at.taskmanager));
+                    absent |= stage == Some(&Stage::Unknown);
+                }
+            }
+            if missing.is_empty() || (!absent && !self.has_run) {
+                if self.restart_is_logged() {
+                    self.regions.show_restart(*region);
+                }
+                self.deploy_recovered(*region, &missing, now_ms, out);
+                self.touched.insert(*region);
+            } else if !absent {
+                lost.extend(missing);
+            }
+        }
+        if !lost.is_empty() {
+            let on = |id: &ExecutionAttemptId| Some(&self.executions.get(*id)?.assignment()?.taskmanager);
+            let whom: Vec<String> = lost
+                .iter()
+                .filter_map(|id| Some(format!("{} on {}", self.executions.describe(*id), on(id)?)))
+                .collect();
+            self.fail_executions(
+                lost,
+                &format!("tasks were lost: {}", whom.join(", ")),
+                FailureKind::Loss,
+                now_ms,
+                out,
+            );
+        }
+    }
+
+    /// TaskManagers that have not come to a new leader are given up.
+    pub(super) fn on_reconciliation_over(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        if !matches!(self.phase, Phase::Active | Phase::Ending { .. }) {
             return;
         }
-        let absent: Vec<String> = self
-            .stages
+        let absent: Vec<TaskManagerId> = self
+            .hosts
             .iter()
-            .filter(|(_, stage)| **stage == Stage::Unknown)
-            .map(|(name, _)| name.to_string())
+            .filter(|(_, Host { stage, .. })| *stage == Stage::Unknown)
+            .map(|(name, _)| name.clone())
             .collect();
-        if absent.is_empty() && !self.has_run {
-            self.deploy_missing(&missing, now_ms, out);
-        } else if absent.is_empty() {
-            let whom: Vec<String> = missing
-                .iter()
-                .map(|(attempt, taskmanager)| format!("{} on {taskmanager}", self.executions.describe(*attempt)))
-                .collect();
-            self.fail_missing(format!("tasks were lost: {}", whom.join(", ")), &missing, now_ms, out);
-        } else if over {
-            let untouched = self
-                .stages
-                .values()
-                .all(|stage| matches!(stage, Stage::Unknown | Stage::Starting | Stage::Ready { .. }));
-            if untouched && !self.is_told {
-                self.start_again(out);
-            } else {
-                let waited = perennial_types::format_duration(self.patience.reconciliation);
-                let cause = format!(
-                    "tasks were lost: TaskManager {} did not come to the leader within {waited}",
-                    absent.join(", ")
-                );
-                self.fail_missing(cause, &missing, now_ms, out);
+        let mut lost = Vec::new();
+        for taskmanager in &absent {
+            self.hosts.remove(taskmanager);
+            for held in &mut self.held {
+                held.take_if(|at| at.taskmanager == *taskmanager);
             }
+            out.push(Effect::ReleaseSlotsOn(taskmanager.clone()));
+            self.end_cancelled(taskmanager, now_ms);
+            lost.extend(self.alive_on(taskmanager).into_iter().map(|(id, _)| id));
         }
-    }
-
-    pub(super) fn on_reconciliation_over(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Reconciling => self.decide_reconciliation(true, now_ms, out),
-            Phase::Ending { .. } => {
-                let absent: Vec<TaskManagerId> = self
-                    .stages
-                    .iter()
-                    .filter(|(_, stage)| **stage == Stage::Unknown)
-                    .map(|(name, _)| name.clone())
-                    .collect();
-                for taskmanager in absent {
-                    self.set_stage(&taskmanager, Stage::Gone);
-                    self.end_executions(&taskmanager, now_ms);
-                }
-                self.advance(now_ms, out);
-            }
-            _ => {}
-        }
-    }
-
-    fn fail_missing(
-        &mut self,
-        cause: String,
-        missing: &[(ExecutionAttemptId, TaskManagerId)],
-        now_ms: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        for (attempt, _) in missing {
-            self.executions.transition(*attempt, ExecutionState::Failed, Some(cause.clone()), now_ms);
-        }
-        self.fail(cause, now_ms, out);
-        self.advance(now_ms, out);
-    }
-
-    fn deploy_missing(&mut self, missing: &[(ExecutionAttemptId, TaskManagerId)], now_ms: u64, out: &mut Vec<Effect>) {
-        for (attempt, _) in missing {
-            self.executions.transition(*attempt, ExecutionState::Scheduled, None, now_ms);
-        }
-        self.begin_deploying(out);
-        let starting: Vec<TaskManagerId> =
-            self.stages.iter().filter(|(_, stage)| **stage == Stage::Starting).map(|(name, _)| name.clone()).collect();
-        for taskmanager in starting {
-            self.start_executor(&taskmanager, out);
-        }
-        self.deploy_when_ready(now_ms, out);
-    }
-
-    fn start_again(&mut self, out: &mut Vec<Effect>) {
-        for (taskmanager, stage) in &self.stages {
-            if matches!(stage, Stage::Ready { .. }) {
-                self.send(taskmanager, Command::StopExecutor, out);
-            }
-        }
-        self.stages.clear();
-        self.executions.renew();
-        self.waiting_for.clear();
-        out.push(Effect::ReleaseSlots);
-        self.request_slots(out);
+        let names: Vec<&str> = absent.iter().map(|name| name.0.as_str()).collect();
+        let waited = perennial_types::format_duration(self.patience.reconciliation);
+        let cause =
+            format!("tasks were lost: TaskManager {} did not come to the leader within {waited}", names.join(", "));
+        self.fail_executions(lost, &cause, FailureKind::Loss, now_ms, out);
     }
 }

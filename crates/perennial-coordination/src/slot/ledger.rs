@@ -13,7 +13,7 @@ use crate::execution_graph::Assignment;
 pub struct Grant {
     /// The job.
     pub job: JobId,
-    /// Its slots, in the order of [`sharing`](super::sharing).
+    /// The slots, as many as it asked for.
     pub slots: Vec<Assignment>,
 }
 
@@ -89,11 +89,25 @@ impl Ledger {
         }
     }
 
-    /// A job asks for slots. They come, together, from [`grant`](Self::grant). A second request replaces the first.
+    /// A job asks for slots. They come, together, from [`grant`](Self::grant). A second request replaces the first; one for
+    /// none takes it back.
     pub fn request(&mut self, job: JobId, count: u32) {
+        if count == 0 {
+            return self.waiting.retain(|(waiting, _)| *waiting != job);
+        }
         match self.waiting.iter_mut().find(|(waiting, _)| *waiting == job) {
             Some((_, wanted)) => *wanted = count,
             None => self.waiting.push_back((job, count)),
+        }
+    }
+
+    /// A job gives back one slot. One that it holds under another allocation stays.
+    pub fn release_slot(&mut self, job: JobId, at: &Assignment) {
+        if let Some(slots) = self.holdings.get_mut(&at.taskmanager) {
+            slots.retain(|slot, held| (*slot, held.job, held.allocation) != (at.slot, job, at.allocation));
+            if slots.is_empty() {
+                self.holdings.remove(&at.taskmanager);
+            }
         }
     }
 
@@ -244,15 +258,17 @@ mod tests {
         Request(u8, u32),
         Release(u8),
         ReleaseOn(u8, u8),
+        ReleaseFirst(u8),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0u8..3, 0u32..5).prop_map(|(id, slots)| Step::Register(id, slots)),
             (0u8..3).prop_map(Step::Lose),
-            (0u8..5, 1u32..6).prop_map(|(id, count)| Step::Request(id, count)),
+            (0u8..5, 0u32..6).prop_map(|(id, count)| Step::Request(id, count)),
             (0u8..5).prop_map(Step::Release),
             (0u8..5, 0u8..3).prop_map(|(id, at)| Step::ReleaseOn(id, at)),
+            (0u8..5).prop_map(Step::ReleaseFirst),
         ]
     }
 
@@ -269,6 +285,13 @@ mod tests {
                     Step::Request(id, count) => ledger.request(job(id), count),
                     Step::Release(id) => ledger.release(job(id)),
                     Step::ReleaseOn(id, at) => ledger.release_on(job(id), &tm(&at.to_string())),
+                    Step::ReleaseFirst(id) => {
+                        let held = ledger.holdings().find(|(holder, _)| *holder == job(id));
+                        if let Some((holder, at)) = held {
+                            ledger.release_slot(holder, &at);
+                            prop_assert!(ledger.holdings().all(|(_, other)| other.allocation != at.allocation));
+                        }
+                    }
                 }
                 let before: Vec<_> = ledger.holdings().collect();
                 let wanted: BTreeMap<_, _> = ledger.waiting().map(|(job, short)| (job, short.needed)).collect();

@@ -41,7 +41,7 @@ pub(super) fn of(about: &About, job: &Job, places: &HashMap<TaskManagerId, Place
             slots_needed: if status.is_globally_terminal() { 0 } else { about.graph.slots_needed() },
             waiting_for: job.waiting_for().to_owned(),
             failure: job.failure().to_owned(),
-            restarts: about.restarts,
+            restarts: job.restarts(),
         },
     }
 }

@@ -49,12 +49,20 @@ impl Leader {
             let executions = executions.into_iter().map(update).collect();
             executors.insert(job, ExecutorState { data_address, executions });
         }
+        let mut orphans = Vec::new();
         for handle in self.masters.all() {
-            let executor = executors.remove(&handle.about.job);
+            let job = handle.about.job;
+            let executor = executors.remove(&job);
+            let runs = executor.is_some();
             let event = Event::TaskManagerHere { taskmanager: session.taskmanager.clone(), executor };
-            _ = handle.inbox.send(Mail::Here { host: session.host.clone(), event }).await;
+            let told = handle.inbox.send(Mail::Here { host: session.host.clone(), event }).await.is_ok();
+            if runs && !told {
+                orphans.push(job);
+            }
         }
-        for job in executors.into_keys() {
+        // Of jobs without a JobMaster, and of those whose JobMaster has just ended.
+        orphans.extend(executors.into_keys());
+        for job in orphans {
             info!(taskmanager = %session.taskmanager, job_id = %job, "stopping an executor no job owns");
             self.stop_orphan(&session.taskmanager, job);
         }
@@ -138,8 +146,8 @@ impl Leader {
 }
 
 fn update(report: ExecutionReport) -> ExecutionUpdate {
-    let ExecutionReport { job: _, attempt, state, failure, progress } = report;
-    ExecutionUpdate { attempt, state, failure, counters: progress.map(counters) }
+    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost } = report;
+    ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters) }
 }
 
 fn counters(progress: TaskProgress) -> Counters {

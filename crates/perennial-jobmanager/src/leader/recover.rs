@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use perennial_coordination::execution_graph::{Assignment, Recovered};
 use perennial_coordination::job::{Job, Record};
+use perennial_coordination::restart_strategy::RestartStrategy;
 use perennial_coordination::slot::Ledger;
 use perennial_coordination::validate;
 use perennial_meta::{ArtifactRecord, Command, DesiredState, JobRecord, MetaStore, PlacedExecution, ReadError};
@@ -14,6 +15,7 @@ use tracing::{error, warn};
 use super::Leader;
 use super::history::Awaited;
 use crate::job_master::{About, JobMaster};
+use crate::settings::restart_policy;
 use crate::unix_ms;
 
 /// A job as a new leader finds it.
@@ -69,6 +71,11 @@ fn assignment(placed: &PlacedExecution) -> Assignment {
     }
 }
 
+/// When a job has last entered a state.
+fn time_of(record: &JobRecord, entered: JobStatus) -> Option<u64> {
+    record.status_times.iter().find_map(|(status, at_ms)| (*status == entered).then_some(*at_ms))
+}
+
 /// Options of a job: the cluster's, over them those given at submission, over them those the job set itself.
 fn effective_config(
     cluster: &BTreeMap<String, String>,
@@ -116,22 +123,23 @@ impl Leader {
             failure: record.failure.clone(),
             cancel_requested: record.desired == DesiredState::Canceled,
             executions: recovered,
-            // CREATED is recorded right before tasks are deployed.
-            deployed_ms: record
-                .status_times
-                .iter()
-                .find_map(|(status, at_ms)| (*status == JobStatus::Created).then_some(*at_ms)),
+            // CREATED is recorded right before tasks are deployed, RESTARTING before they are again.
+            deployed_ms: time_of(&record, JobStatus::Created),
+            restarted_ms: time_of(&record, JobStatus::Restarting),
+            restarts: record.restarts,
             index,
         };
-        let job = Job::recover(record.graph.clone(), self.settings.patience, known);
+        let config = effective_config(&self.settings.cluster_options, &record.plan, &record.graph);
+        let seed = u64::from_le_bytes(*job_id.as_bytes().first_chunk().unwrap_or(&[0; 8]));
+        let strategy = RestartStrategy::new(restart_policy(&config), record.restarts, seed);
+        let job = Job::recover(record.graph.clone(), self.settings.patience, strategy, known);
         let about = About {
             job: job_id,
-            config: effective_config(&self.settings.cluster_options, &record.plan, &record.graph),
+            config,
             graph: record.graph,
             plan: record.plan,
             artifact,
             submitted_ms: record.submitted_ms,
-            restarts: record.restarts,
         };
         let (meta, resources, sessions) = (self.meta.clone(), self.resources.clone(), Arc::clone(&self.sessions));
         let (master, handle) = JobMaster::new(about, job, places, meta, resources, sessions);

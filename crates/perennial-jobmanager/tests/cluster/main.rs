@@ -4,6 +4,7 @@
 
 mod group;
 mod jobs;
+mod restart;
 mod retention;
 mod support;
 mod takeover;

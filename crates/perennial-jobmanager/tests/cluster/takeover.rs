@@ -10,10 +10,11 @@ use crate::fake_taskmanager::{FakeTaskManager, Manner};
 use crate::support::{follow, job, reach, single, stop, until, upload};
 
 /// A port that was free a moment ago: the JobManager comes back on the one its TaskManagers know.
-fn free_port() -> String {
+pub(crate) fn free_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
+/// FLINK-14316 too: the new leader has the address of the old one, and its TaskManagers notice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_leader_adopts_running_tasks_without_a_command() {
     let (dir, port) = (tempdir().unwrap(), free_port());
@@ -65,25 +66,6 @@ async fn tasks_that_finished_while_nobody_led_end_the_job() {
     let _attached = taskmanager.attach(jobmanager.rpc_address().to_string());
     reach(&jobmanager.dispatcher(), id, JobStatus::Finished).await;
     until("the executor is stopped", async || taskmanager.executors().is_empty()).await;
-    stop(jobmanager).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tasks_whose_taskmanager_never_comes_back_fail_the_job() {
-    let (dir, port) = (tempdir().unwrap(), free_port());
-    let options = [("jobmanager.rpc.port", port.as_str()), ("heartbeat.timeout", "300 ms")];
-    let jobmanager = single(&dir, &options[..1]).await;
-    let taskmanager = FakeTaskManager::new("tm-a", 1);
-    let attached = taskmanager.attach(jobmanager.rpc_address().to_string());
-    let artifact = upload(&jobmanager.artifacts()).await;
-    let id = jobmanager.dispatcher().submit_job(job(artifact, 1)).await.unwrap();
-    reach(&jobmanager.dispatcher(), id, JobStatus::Running).await;
-    stop(jobmanager).await;
-    drop(attached);
-
-    let jobmanager = single(&dir, &options).await;
-    let failed = reach(&jobmanager.dispatcher(), id, JobStatus::Failed).await;
-    assert_eq!(failed.failure, "tasks were lost: TaskManager tm-a did not come to the leader within 300 ms");
     stop(jobmanager).await;
 }
 

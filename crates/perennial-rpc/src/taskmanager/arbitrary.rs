@@ -46,8 +46,16 @@ pub(crate) fn progress() -> impl Strategy<Value = TaskProgress> {
 
 pub(crate) fn execution() -> impl Strategy<Value = ExecutionReport> {
     let state = proptest::sample::select(&ExecutionState::ALL[..]);
-    (job(), attempt(), state, option::of(any::<String>()), option::of(progress()))
-        .prop_map(|(job, attempt, state, failure, progress)| ExecutionReport { job, attempt, state, failure, progress })
+    (job(), attempt(), state, option::of(any::<String>()), option::of(progress()), any::<bool>()).prop_map(
+        |(job, attempt, state, failure, progress, peer_lost)| ExecutionReport {
+            job,
+            attempt,
+            state,
+            failure,
+            progress,
+            peer_lost,
+        },
+    )
 }
 
 fn executor() -> impl Strategy<Value = ExecutorReport> {

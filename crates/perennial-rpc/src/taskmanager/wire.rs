@@ -131,6 +131,7 @@ impl From<ExecutionReport> for pb::ExecutionReport {
             state: pb::ExecutionState::from(report.state).into(),
             failure: report.failure,
             progress: report.progress.map(Into::into),
+            peer_lost: report.peer_lost,
         }
     }
 }
@@ -145,6 +146,7 @@ impl TryFrom<pb::ExecutionReport> for ExecutionReport {
             state: execution_state(report.state, "execution.state")?,
             failure: report.failure,
             progress: report.progress.map(TryInto::try_into).transpose()?,
+            peer_lost: report.peer_lost,
         })
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Execution {
     pub(super) slot: SlotIndex,
     pub(super) state: ExecutionState,
     pub(super) failure: Option<String>,
+    /// Whether it failed because another executor is gone.
+    pub(super) peer_lost: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) cancelled: Arc<AtomicBool>,
 }
@@ -47,7 +49,7 @@ impl Executions {
             (old.vertex, old.subtask) != (attempt.vertex, attempt.subtask) || !execution.state.is_terminal()
         });
         let state = ExecutionState::Deploying;
-        self.all.insert(attempt, Execution { slot, state, failure: None, counters, cancelled });
+        self.all.insert(attempt, Execution { slot, state, failure: None, peer_lost: false, counters, cancelled });
     }
 
     pub(super) fn get_mut(&mut self, attempt: ExecutionAttemptId) -> Option<&mut Execution> {
@@ -66,7 +68,7 @@ impl Executions {
         let execution = self.all.get(&attempt)?;
         let (state, failure) = (execution.state, execution.failure.clone());
         let progress = state.is_terminal().then(|| self.progress_of(attempt, &execution.counters));
-        Some(ExecutionReport { job: self.job, attempt, state, failure, progress })
+        Some(ExecutionReport { job: self.job, attempt, state, failure, progress, peer_lost: execution.peer_lost })
     }
 
     pub(super) fn reports(&self) -> impl Iterator<Item = ExecutionReport> {

@@ -66,8 +66,14 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
         say(&mut stream, FromExecutor::Hello(hello));
         while let Ok(command) = read_to_executor(&mut stream) {
             let mut result = Ok(());
-            let report =
-                |attempt, state, failure| ExecutionReport { job: spec.job, attempt, state, failure, progress: None };
+            let report = |attempt, state, failure| ExecutionReport {
+                job: spec.job,
+                attempt,
+                state,
+                failure,
+                progress: None,
+                peer_lost: false,
+            };
             let mut reports = Vec::new();
             if !fence.admit(command.fence) {
                 stale_commands += 1;

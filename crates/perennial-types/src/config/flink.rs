@@ -25,7 +25,7 @@ static MEANINGLESS_HERE: &str = "
     pipeline.watermark-alignment. process.jobmanager. process.taskmanager. python. queryable-state. resourcemanager.
     rest.async. rest.await-leader-timeout rest.bind-port rest.cache. rest.client. rest.connection-timeout
     rest.flamegraph. rest.idleness-timeout rest.path rest.profiling. rest.retry. rest.server.numThreads
-    rest.server.thread-priority rest.url-prefix restart-strategy restart-strategy. s3. scheduler-mode security.
+    rest.server.thread-priority rest.url-prefix s3. scheduler-mode security.
     shuffle-service-factory. slot.idle. slot.request.max-interval slotmanager. slow-task-detector. sql-client.
     state. table. task.cancellation.interval task.cancellation.timers. taskmanager.collect-sink.
     taskmanager.data.bind-port taskmanager.data.ssl. taskmanager.debug. taskmanager.jvm-exit-on-oom

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{AnyOption, ConfigOption};
+use super::{AnyOption, ConfigOption, RestartStrategyType};
 use crate::ByteSize;
 
 /// Declares the options and the list of all of them, in one place so that none is forgotten.
@@ -106,6 +106,33 @@ options! {
         "Name of the job in listings.";
     PIPELINE_MAX_PARALLELISM: i32 = "pipeline.max-parallelism", "-1",
         "Number of key groups of operators that name none; -1 derives it from the parallelism.";
+
+    // --- restarts
+    RESTART_STRATEGY: Option<RestartStrategyType> = "restart-strategy.type", "",
+        "Whether and when a job runs again after a failure; by default a failed task fails the job, and what was lost with a \
+         process or machine runs again.";
+    RESTART_FIXED_DELAY_ATTEMPTS: u32 = "restart-strategy.fixed-delay.attempts", "1",
+        "Restarts of a job with `fixed-delay` before it fails.";
+    RESTART_FIXED_DELAY_DELAY: Duration = "restart-strategy.fixed-delay.delay", "1 s",
+        "Wait before each restart with `fixed-delay`.";
+    RESTART_FAILURE_RATE_MAX: u32 = "restart-strategy.failure-rate.max-failures-per-interval", "1",
+        "Failures within the interval after which a job with `failure-rate` is restarted still.";
+    RESTART_FAILURE_RATE_INTERVAL: Duration = "restart-strategy.failure-rate.failure-rate-interval", "1 min",
+        "Interval in which `failure-rate` counts failures.";
+    RESTART_FAILURE_RATE_DELAY: Duration = "restart-strategy.failure-rate.delay", "1 s",
+        "Wait before each restart with `failure-rate`.";
+    RESTART_BACKOFF_INITIAL: Duration = "restart-strategy.exponential-delay.initial-backoff", "1 s",
+        "First wait with `exponential-delay`.";
+    RESTART_BACKOFF_MAX: Duration = "restart-strategy.exponential-delay.max-backoff", "1 min",
+        "Longest wait with `exponential-delay`.";
+    RESTART_BACKOFF_MULTIPLIER: f64 = "restart-strategy.exponential-delay.backoff-multiplier", "1.5",
+        "How many times the last wait the next one is with `exponential-delay`.";
+    RESTART_BACKOFF_RESET: Duration = "restart-strategy.exponential-delay.reset-backoff-threshold", "1 h",
+        "Time without a failure after which `exponential-delay` begins with its first wait again.";
+    RESTART_BACKOFF_JITTER: f64 = "restart-strategy.exponential-delay.jitter-factor", "0.1",
+        "Share by which each wait of `exponential-delay` is longer or shorter, so that jobs do not restart together.";
+    RESTART_BACKOFF_ATTEMPTS: u32 = "restart-strategy.exponential-delay.attempts-before-reset-backoff", "2147483647",
+        "Failures in a row after which a job with `exponential-delay` fails.";
 
     // --- REST and client
     REST_ADDRESS: Option<String> = "rest.address", "",

@@ -1,0 +1,526 @@
+//! A small world around one job: a log, a slot ledger, three TaskManagers with executors, and faults at any time.
+//!
+//! Everything on its way is kept in order for each pair of ends, and what is delivered next is chosen at random. Executors
+//! outlive their TaskManager's connection and the leader. One thing is taken for granted: starting a process takes longer than
+//! what is on its way to its TaskManager by then, so a deployment meant for the executor before is refused. After the faults everything is delivered, and then the job runs
+//! whole or has ended, and nothing runs that should not.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use perennial_types::{AllocationId, ExecutionAttemptId, ExecutionState, JobId, JobStatus, TaskManagerId};
+use proptest::prelude::*;
+
+use super::fixture::*;
+use crate::execution_graph::{Placement, Recovered};
+use crate::job::*;
+use crate::slot::Ledger;
+
+const JOB: JobId = JobId::from_bytes([7; 16]);
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    /// The oldest entry on its way is committed.
+    Commit,
+    /// A TaskManager takes its next command.
+    Obey(usize),
+    /// An executor that starts takes commands from now on.
+    GetReady(usize),
+    /// The job takes a TaskManager's next event.
+    Hear(usize),
+    /// The ledger serves the job.
+    Grant,
+    /// The oldest wait of a restart is over.
+    Wake,
+    /// An executor is killed.
+    KillExecutor(usize),
+    /// A connection breaks.
+    Break(usize),
+    /// A TaskManager that is not connected comes.
+    Return(usize),
+    /// A TaskManager that is not connected is given up.
+    GiveUp(usize),
+    /// A task ends.
+    End(usize, ExecutionState, bool),
+    /// Another leader takes over.
+    TakeOver,
+    /// It waits no longer for TaskManagers.
+    EndReconciliation,
+    Cancel,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let tm = || 0usize..3;
+    prop_oneof![
+        12 => Just(Act::Commit),
+        20 => tm().prop_map(Act::Obey),
+        10 => tm().prop_map(Act::GetReady),
+        20 => tm().prop_map(Act::Hear),
+        6 => Just(Act::Grant),
+        4 => Just(Act::Wake),
+        2 => tm().prop_map(Act::KillExecutor),
+        2 => tm().prop_map(Act::Break),
+        3 => tm().prop_map(Act::Return),
+        1 => tm().prop_map(Act::GiveUp),
+        1 => tm().prop_map(|tm| Act::End(tm, ExecutionState::Finished, false)),
+        2 => (tm(), any::<bool>()).prop_map(|(tm, peer_lost)| Act::End(tm, ExecutionState::Failed, peer_lost)),
+        1 => Just(Act::TakeOver),
+        1 => Just(Act::EndReconciliation),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct Tm {
+    connected: bool,
+    /// What the executor has and knows of, when there is one.
+    executor: Option<BTreeMap<ExecutionAttemptId, ExecutionState>>,
+    /// How many orders to start it wait for an answer.
+    starting: u32,
+    commands: VecDeque<Command>,
+    events: VecDeque<Event>,
+    /// Attempts that ran here when the job gave this TaskManager up.
+    zombies: BTreeSet<ExecutionAttemptId>,
+}
+
+#[derive(Debug)]
+struct Log {
+    status: JobStatus,
+    restarts: u32,
+    placed: BTreeMap<(perennial_types::VertexId, u32), (Placement, bool)>,
+    index: u64,
+}
+
+struct World {
+    job: Job,
+    shape: Shape,
+    strategy: RestartStrategy,
+    tms: Vec<Tm>,
+    ledger: Ledger,
+    allocations: u128,
+    on_its_way: VecDeque<Intent>,
+    log: Log,
+    waits: VecDeque<u32>,
+    reconciles: bool,
+    closed: bool,
+    now_ms: u64,
+}
+
+fn index_of(name: &TaskManagerId) -> usize {
+    NAMES.iter().position(|known| *known == name.0).expect("there are three TaskManagers")
+}
+
+impl World {
+    fn new(shape: Shape, strategy: RestartStrategy) -> Self {
+        let job = Job::new(shape.graph(), PATIENCE, strategy.clone(), 1);
+        let log = Log { status: JobStatus::Initializing, restarts: 0, placed: BTreeMap::new(), index: 1 };
+        let mut this = Self {
+            job,
+            shape,
+            strategy,
+            tms: (0..3).map(|_| Tm { connected: true, ..Tm::default() }).collect(),
+            ledger: Ledger::default(),
+            allocations: 0,
+            on_its_way: VecDeque::new(),
+            log,
+            waits: VecDeque::new(),
+            reconciles: false,
+            closed: false,
+            now_ms: 0,
+        };
+        for name in NAMES {
+            this.ledger.register(tm(name), 2);
+        }
+        this.tell(Event::Start);
+        this
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.closed {
+            return;
+        }
+        self.now_ms += 10;
+        for effect in self.job.apply(self.now_ms, event) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record(intent) => {
+                if matches!(intent, Intent::End { .. }) {
+                    self.on_its_way.clear();
+                }
+                self.on_its_way.push_back(intent);
+            }
+            Effect::RequestSlots(count) => self.ledger.request(JOB, count),
+            Effect::ReleaseSlot(slot) => self.ledger.release_slot(JOB, &slot),
+            Effect::ReleaseSlotsOn(name) => {
+                self.ledger.release_on(JOB, &name);
+                // The job has given the TaskManager up, or its executor there has stopped.
+                let tm = &mut self.tms[index_of(&name)];
+                let alive = tm.executor.iter().flatten().filter(|(_, state)| !state.is_terminal());
+                tm.zombies.extend(alive.map(|(attempt, _)| *attempt).collect::<Vec<_>>());
+            }
+            Effect::ReleaseSlots => self.ledger.release(JOB),
+            Effect::Send { taskmanager, command, index } => {
+                assert!(index <= self.log.index, "told before it was committed");
+                if let Command::Deploy { tasks, .. } = &command {
+                    self.check_deployment(tasks);
+                }
+                let tm = &mut self.tms[index_of(&taskmanager)];
+                if tm.connected {
+                    tm.commands.push_back(command);
+                }
+            }
+            Effect::Probe { taskmanager, data_address } => {
+                let tm = &mut self.tms[index_of(&taskmanager)];
+                let liveness = if tm.executor.is_some() { Liveness::Alive } else { Liveness::Gone };
+                tm.events.push_back(Event::Probed { taskmanager, data_address, liveness });
+            }
+            Effect::SetTimer(Timer::Restart(wait), _) => self.waits.push_back(wait),
+            Effect::SetTimer(Timer::Reconciliation, _) => self.reconciles = true,
+            Effect::SetTimer(Timer::Slots(_), _) => {}
+            Effect::Close => self.closed = true,
+        }
+    }
+
+    /// Nothing is told to run of which another attempt runs, except on a TaskManager that was given up.
+    fn check_deployment(&self, tasks: &[Placement]) {
+        for Placement { attempt: new, .. } in tasks {
+            for tm in &self.tms {
+                for (old, state) in tm.executor.iter().flatten() {
+                    let other = (old.vertex, old.subtask) == (new.vertex, new.subtask) && old.attempt != new.attempt;
+                    assert!(
+                        !other || state.is_terminal() || tm.zombies.contains(old),
+                        "{new} is told to run while {old} does"
+                    );
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        let Some(intent) = self.on_its_way.pop_front() else { return };
+        self.log.index += 1;
+        let (kind, log) = (intent.kind(), &mut self.log);
+        let set = |log: &mut Log, status: JobStatus| {
+            if log.status == JobStatus::Cancelling {
+                return;
+            }
+            assert!(log.status == status || log.status.may_become(status), "{} -> {status}", log.status);
+            log.restarts += u32::from(status == JobStatus::Restarting && log.status != status);
+            log.status = status;
+        };
+        match intent {
+            Intent::Placement(placements) => {
+                for placement in placements {
+                    let task = (placement.attempt.vertex, placement.attempt.subtask);
+                    log.placed.insert(task, (placement, false));
+                }
+            }
+            Intent::Deployment => set(log, JobStatus::Created),
+            Intent::Running => set(log, JobStatus::Running),
+            Intent::Restarting { .. } => set(log, JobStatus::Restarting),
+            Intent::Failing { .. } => set(log, JobStatus::Failing),
+            Intent::FinishExecutions { attempts } => {
+                for (placement, finished) in log.placed.values_mut() {
+                    *finished |= attempts.contains(&placement.attempt);
+                }
+            }
+            Intent::End { status, .. } => log.status = status,
+        }
+        let index = log.index;
+        self.tell(Event::Recorded { kind, index });
+    }
+
+    fn obey(&mut self, at: usize) {
+        let taskmanager = tm(NAMES[at]);
+        let tm = &mut self.tms[at];
+        let Some(command) = tm.commands.pop_front() else { return };
+        let kind = command.kind();
+        let said =
+            |attempt, state| Event::Execution { taskmanager: taskmanager.clone(), update: update(attempt, state) };
+        match (command, &mut tm.executor) {
+            (Command::StartExecutor, None) => {
+                tm.starting += 1;
+                return;
+            }
+            (Command::StartExecutor, Some(_)) => {
+                let data_address = format!("{}:1", taskmanager.0);
+                tm.events.push_back(Event::ExecutorReady { taskmanager, data_address });
+                return;
+            }
+            (Command::Deploy { .. }, None) => {
+                let reason = "the executor is not ready".to_owned();
+                tm.events.push_back(Event::CommandFailed { taskmanager, command: kind, reason });
+                return;
+            }
+            (Command::Deploy { tasks, .. }, Some(executor)) => {
+                for task in tasks {
+                    if executor.contains_key(&task.attempt) {
+                        continue;
+                    }
+                    let same = |old: &ExecutionAttemptId| {
+                        (old.vertex, old.subtask) == (task.attempt.vertex, task.attempt.subtask)
+                    };
+                    executor.retain(|old, state| !same(old) || !state.is_terminal());
+                    executor.insert(task.attempt, ExecutionState::Running);
+                    tm.events.push_back(said(task.attempt, ExecutionState::Running));
+                }
+            }
+            (Command::Cancel { attempts }, Some(executor)) => {
+                for attempt in attempts {
+                    if let Some(state) = executor.get_mut(&attempt).filter(|state| !state.is_terminal()) {
+                        *state = ExecutionState::Canceled;
+                        tm.events.push_back(said(attempt, ExecutionState::Canceled));
+                    }
+                }
+            }
+            (Command::Cancel { .. }, None) => {}
+            (Command::StopExecutor, executor) => {
+                *executor = None;
+                for _ in 0..std::mem::take(&mut tm.starting) {
+                    let (taskmanager, reason) = (taskmanager.clone(), "it was stopped".to_owned());
+                    let command = CommandKind::StartExecutor;
+                    tm.events.push_back(Event::CommandFailed { taskmanager, command, reason });
+                }
+            }
+        }
+        tm.events.push_back(Event::CommandDone { taskmanager, command: kind });
+    }
+
+    fn get_ready(&mut self, at: usize) {
+        let tm = &mut self.tms[at];
+        if tm.starting == 0 || !tm.commands.is_empty() {
+            return;
+        }
+        tm.executor.get_or_insert_default();
+        for _ in 0..std::mem::take(&mut tm.starting) {
+            let (taskmanager, data_address) = (super::fixture::tm(NAMES[at]), format!("{}:1", NAMES[at]));
+            if tm.connected {
+                tm.events.push_back(Event::ExecutorReady { taskmanager, data_address });
+            }
+        }
+    }
+
+    fn hear(&mut self, at: usize) {
+        let Some(event) = self.tms[at].events.pop_front() else { return };
+        if self.closed && matches!(event, Event::TaskManagerHere { .. }) {
+            // No job owns what it has: its JobMaster or the Dispatcher stops it.
+            self.tms[at].executor = None;
+        }
+        self.tell(event);
+    }
+
+    fn grant(&mut self) {
+        let allocations = &mut self.allocations;
+        let grants = self.ledger.grant(|| {
+            *allocations += 1;
+            AllocationId::from_bytes(allocations.to_be_bytes())
+        });
+        for grant in grants {
+            self.tell(Event::SlotsGranted(grant.slots));
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(wait) = self.waits.pop_front() {
+            self.tell(Event::TimerFired(Timer::Restart(wait)));
+        }
+    }
+
+    fn disconnect(&mut self, at: usize) {
+        let tm = &mut self.tms[at];
+        tm.connected = false;
+        tm.commands.clear();
+        tm.events.clear();
+        // Answers go with the stream by which the orders came; the executor starts all the same.
+        if std::mem::take(&mut tm.starting) > 0 {
+            tm.executor.get_or_insert_default();
+        }
+        self.ledger.lose(&TaskManagerId(NAMES[at].to_owned()));
+    }
+
+    fn come(&mut self, at: usize) {
+        let taskmanager = tm(NAMES[at]);
+        self.ledger.register(taskmanager.clone(), 2);
+        let tm = &mut self.tms[at];
+        tm.connected = true;
+        let executor = tm.executor.as_ref().map(|executions| ExecutorState {
+            data_address: format!("{}:1", taskmanager.0),
+            executions: executions.iter().map(|(attempt, state)| update(*attempt, *state)).collect(),
+        });
+        tm.events.push_back(Event::TaskManagerHere { taskmanager, executor });
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Commit => self.commit(),
+            Act::Obey(at) => self.obey(at),
+            Act::GetReady(at) => self.get_ready(at),
+            Act::Hear(at) => self.hear(at),
+            Act::Grant => self.grant(),
+            Act::Wake => self.wake(),
+            Act::KillExecutor(at) => {
+                let tm = &mut self.tms[at];
+                if tm.executor.take().is_some() && tm.connected {
+                    let (taskmanager, cause) = (TaskManagerId(NAMES[at].to_owned()), "killed".to_owned());
+                    tm.events.push_back(Event::ExecutorLost { taskmanager, cause });
+                }
+            }
+            Act::Break(at) if self.tms[at].connected => {
+                self.disconnect(at);
+                self.tms[at].events.push_back(Event::TaskManagerDetached { taskmanager: tm(NAMES[at]) });
+            }
+            Act::Return(at) if !self.tms[at].connected => self.come(at),
+            Act::GiveUp(at) if !self.tms[at].connected => {
+                let (taskmanager, reason) = (tm(NAMES[at]), "silent".to_owned());
+                self.tms[at].events.push_back(Event::TaskManagerLost { taskmanager, reason });
+            }
+            Act::End(at, state, peer_lost) => {
+                let taskmanager = tm(NAMES[at]);
+                let tm = &mut self.tms[at];
+                let alive = tm.executor.iter_mut().flatten().find(|(_, state)| !state.is_terminal());
+                if let Some((attempt, current)) = alive {
+                    *current = state;
+                    let update = ExecutionUpdate { peer_lost, ..update(*attempt, state) };
+                    if tm.connected {
+                        tm.events.push_back(Event::Execution { taskmanager, update });
+                    }
+                }
+            }
+            Act::TakeOver => self.take_over(),
+            Act::EndReconciliation if std::mem::take(&mut self.reconciles) => {
+                self.tell(Event::TimerFired(Timer::Reconciliation));
+            }
+            Act::Cancel => {
+                self.log.index += 1;
+                if !self.log.status.is_globally_terminal() {
+                    self.log.status = JobStatus::Cancelling;
+                }
+                let index = self.log.index;
+                self.tell(Event::CancelRequested { index });
+            }
+            Act::Break(_) | Act::Return(_) | Act::GiveUp(_) | Act::EndReconciliation => {}
+        }
+    }
+
+    fn take_over(&mut self) {
+        if self.log.status.is_globally_terminal() {
+            return;
+        }
+        (self.on_its_way, self.waits, self.reconciles) = Default::default();
+        self.ledger = Ledger::default();
+        let executions: Vec<Recovered> = self
+            .log
+            .placed
+            .values()
+            .map(|(Placement { attempt, assignment }, finished)| Recovered {
+                attempt: *attempt,
+                assignment: assignment.clone(),
+                finished: *finished,
+            })
+            .collect();
+        for execution in &executions {
+            self.ledger.hold(JOB, &execution.assignment);
+        }
+        let record = Record {
+            status: self.log.status,
+            failure: None,
+            cancel_requested: false,
+            executions,
+            deployed_ms: Some(1),
+            restarted_ms: None,
+            restarts: self.log.restarts,
+            index: self.log.index,
+        };
+        self.job = Job::recover(self.shape.graph(), PATIENCE, self.strategy.clone(), record);
+        for at in 0..3 {
+            let here = self.tms[at].connected;
+            self.disconnect(at);
+            if here {
+                self.come(at);
+            }
+        }
+        self.tell(Event::Start);
+    }
+
+    /// No more faults: everything that is on its way arrives, everybody comes, every wait ends.
+    fn heal(&mut self) {
+        for at in 0..3 {
+            self.act(Act::Return(at));
+        }
+        for _ in 0..10_000 {
+            for at in 0..3 {
+                self.hear(at);
+                self.obey(at);
+                self.get_ready(at);
+            }
+            self.commit();
+            self.grant();
+            let quiet = self.tms.iter().all(|tm| tm.commands.is_empty() && tm.events.is_empty() && tm.starting == 0);
+            if quiet && self.on_its_way.is_empty() {
+                if self.waits.is_empty() {
+                    return;
+                }
+                self.wake();
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn alive(&self) -> BTreeSet<(TaskManagerId, ExecutionAttemptId)> {
+        let tms = self.tms.iter().zip(NAMES);
+        let all = tms.flat_map(|(at, name)| at.executor.iter().flatten().map(move |one| (tm(name), one)));
+        all.filter(|(_, (_, state))| !state.is_terminal()).map(|(name, (attempt, _))| (name, *attempt)).collect()
+    }
+}
+
+/// Runs the acts, heals, and checks that the job runs whole or is over.
+fn check_world(shape: Shape, strategy: RestartStrategy, acts: Vec<Act>) -> Result<(), TestCaseError> {
+    let mut world = World::new(shape, strategy);
+    for act in acts {
+        world.act(act);
+    }
+    world.heal();
+    let alive = world.alive();
+    if world.closed {
+        prop_assert!(world.log.status.is_globally_terminal());
+        prop_assert!(alive.is_empty(), "{:?} run after the end", alive);
+        return Ok(());
+    }
+    prop_assert_eq!(world.job.status(), JobStatus::Running, "{:#?}", world.job);
+    prop_assert_eq!(world.log.status, JobStatus::Running);
+    prop_assert_eq!(world.log.restarts, world.job.restarts(), "what is shown survives a take-over");
+    let expected: BTreeSet<_> = world
+        .job
+        .executions()
+        .executions()
+        .filter(|(_, execution)| execution.state() != ExecutionState::Finished)
+        .map(|(attempt, execution)| (execution.assignment().unwrap().taskmanager.clone(), attempt))
+        .collect();
+    prop_assert_eq!(alive, expected, "what runs is what should run");
+    let held: BTreeSet<_> = world.ledger.holdings().map(|(_, at)| (at.taskmanager, at.slot)).collect();
+    for at in world.job.held.iter().flatten() {
+        prop_assert!(held.contains(&(at.taskmanager.clone(), at.slot)), "{:?} is not held", at);
+    }
+    world.act(Act::Cancel);
+    world.heal();
+    prop_assert!(world.closed && world.alive().is_empty(), "{:#?}", world.job);
+    prop_assert_eq!(world.ledger.holdings().count(), 0, "slots are given back");
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_a_job_comes_to_rest_and_runs_nothing_twice(
+        joined in any::<bool>(),
+        patient in any::<bool>(),
+        acts in proptest::collection::vec(act(), 0..200),
+    ) {
+        let shape = if joined { Shape::Joined } else { Shape::Apart };
+        check_world(shape, if patient { always() } else { losses_only() }, acts)?;
+    }
+}

@@ -1,0 +1,122 @@
+//! TaskManagers that die, with their executors and without.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use perennial_tests::{Cluster, Submission, descendants, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{LIMIT, cluster};
+
+/// TaskManager, attempt and state of every subtask.
+fn subtasks(cluster: &Cluster, job: &Submission) -> Result<Vec<(String, u64, String)>> {
+    let details = cluster.job(job)?;
+    let vertices = details.get("vertices").and_then(Value::as_array).context("a job has vertices")?;
+    let subtasks = vertices.iter().filter_map(|vertex| vertex.get("subtasks")?.as_array()).flatten();
+    subtasks
+        .map(|subtask| {
+            let text = |key: &str| subtask.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let attempt = subtask.get("attempt").and_then(Value::as_u64).context("a subtask has an attempt")?;
+            Ok((text("taskmanager-id"), attempt, text("status")))
+        })
+        .collect()
+}
+
+/// Restarts of the job.
+fn restarts(cluster: &Cluster, job: &Submission) -> Result<u64> {
+    cluster.job(job)?.get("restarts").and_then(Value::as_u64).context("a job has restarts")
+}
+
+/// Whether a process runs, as opposed to one that is gone or waits for its parent to notice that it is.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// The whole process tree of a TaskManager is gone at once: its tasks run again on the other one, which has room.
+#[test]
+fn tasks_of_a_killed_taskmanager_restart_on_the_other_one() -> Result<()> {
+    // So long that only the answer of the dead executor's port can be what is noticed.
+    let mut cluster = cluster().taskmanagers(2, 2).config("heartbeat.timeout", "10 min").start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let before = subtasks(&cluster, &job)?;
+    let hosts: BTreeSet<&str> = before.iter().map(|(taskmanager, ..)| taskmanager.as_str()).collect();
+    assert_eq!(hosts, BTreeSet::from(["tm-1", "tm-2"]), "{before:?}");
+
+    let executors = descendants(cluster.taskmanager(0)?.pid());
+    assert_eq!(executors.len(), 1);
+    cluster.taskmanager(0)?.kill()?;
+    for pid in executors.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        kill_process(pid, Signal::KILL)?;
+    }
+    let after = wait_for("every task to run on tm-2 at attempt 1", LIMIT, || {
+        let seen = subtasks(&cluster, &job)?;
+        let there = |(taskmanager, attempt, state): &(String, u64, String)| {
+            taskmanager == "tm-2" && *attempt == 1 && state == "RUNNING"
+        };
+        ensure!(seen.iter().all(there), "{seen:?}");
+        Ok(seen)
+    })?;
+    assert_eq!(after.len(), before.len());
+    wait_for("the job to be RUNNING with one restart", LIMIT, || {
+        let (state, restarts) = (cluster.job_state(&job)?, restarts(&cluster, &job)?);
+        ensure!(state == "RUNNING" && restarts == 1, "it is {state}, restarted {restarts} times");
+        Ok(())
+    })
+}
+
+/// Executors outlive their TaskManager's process, and the next one adopts them: nobody notices.
+#[test]
+fn executors_of_a_killed_taskmanager_process_are_adopted_by_the_next() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(1, 2).config("heartbeat.timeout", "30 s").start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let before = subtasks(&cluster, &job)?;
+    let old = cluster.taskmanager(0)?.pid();
+    let executors = descendants(old);
+    assert_eq!(executors.len(), 1);
+
+    cluster.taskmanager(0)?.kill()?;
+    cluster.start_taskmanager(0)?;
+    let new = u64::from(cluster.taskmanager(0)?.pid());
+    wait_for("the new process to be registered", LIMIT, || {
+        let known = cluster.rest("/v1/taskmanagers")?;
+        let all = known.get("taskmanagers").and_then(Value::as_array).context("a list")?;
+        ensure!(all.iter().any(|tm| tm.get("pid").and_then(Value::as_u64) == Some(new)), "{known}");
+        Ok(())
+    })?;
+    assert!(executors.iter().all(|pid| runs(*pid)), "{executors:?}");
+    assert_eq!(subtasks(&cluster, &job)?, before, "no attempt changed");
+    assert_eq!((cluster.job_state(&job)?.as_str(), restarts(&cluster, &job)?), ("RUNNING", 0));
+
+    // Not below the new process, so they have to be ended here.
+    cluster.run_cli(&["cancel", &job.job])?;
+    wait_for("the adopted executor to end", LIMIT, || {
+        ensure!(!executors.iter().any(|pid| runs(*pid)), "it runs");
+        Ok(())
+    })
+}
+
+/// One executor dies: it is started again where it was, and the other one goes on being used.
+#[test]
+fn a_killed_executor_is_started_again() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(2, 1).start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let (victims, others) = (descendants(cluster.taskmanager(0)?.pid()), descendants(cluster.taskmanager(1)?.pid()));
+    for pid in victims.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        kill_process(pid, Signal::KILL)?;
+    }
+    wait_for("every task to run at attempt 1", LIMIT, || {
+        let seen = subtasks(&cluster, &job)?;
+        ensure!(seen.iter().all(|(_, attempt, state)| *attempt == 1 && state == "RUNNING"), "{seen:?}");
+        Ok(())
+    })?;
+    let replaced = descendants(cluster.taskmanager(0)?.pid());
+    assert!(replaced.len() == 1 && replaced != victims, "{replaced:?}");
+    assert_eq!(descendants(cluster.taskmanager(1)?.pid()), others);
+    Ok(())
+}
