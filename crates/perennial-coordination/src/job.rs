@@ -37,6 +37,7 @@ mod loss;
 mod message;
 mod place;
 mod reconcile;
+mod recorded;
 mod regions;
 mod report;
 mod restart;
@@ -384,56 +385,6 @@ impl Job {
             }
             Step::Running if self.all_in(region, |state| state == ExecutionState::Finished) => {
                 self.regions.finish(region);
-            }
-            _ => {}
-        }
-    }
-
-    /// Every task runs: what was waited for is over.
-    fn note_running(&mut self, out: &mut Vec<Effect>) {
-        if self.regions.all_running() && self.logged != JobStatus::Running {
-            self.logged = JobStatus::Running;
-            self.has_run = true;
-            self.waiting_for.clear();
-            out.push(Effect::Record(Intent::Running));
-        }
-    }
-
-    /// Records finished executions, one batch at a time: a new leader must not look for them.
-    fn record_finished(&mut self, out: &mut Vec<Effect>) {
-        if !self.recording_finished && !self.unrecorded.is_empty() {
-            self.recording_finished = true;
-            out.push(Effect::Record(Intent::FinishExecutions { attempts: std::mem::take(&mut self.unrecorded) }));
-        }
-    }
-
-    fn on_recorded(&mut self, kind: IntentKind, index: u64, out: &mut Vec<Effect>) {
-        self.index = self.index.max(index);
-        match (kind, &self.phase) {
-            (IntentKind::Placement, _) => self.on_placed(out),
-            (IntentKind::Deployment, _) => self.is_told = true,
-            (IntentKind::FinishExecutions, _) => self.recording_finished = false,
-            (IntentKind::End, Phase::Recording { outcome }) => {
-                let outcome = outcome.clone();
-                self.stop_executors(outcome, out);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_not_recorded(&mut self, kind: IntentKind, reason: String, now_ms: u64, out: &mut Vec<Effect>) {
-        match (kind, &self.phase) {
-            (IntentKind::Placement, _) => {
-                self.placing.pop_front();
-                self.fail(format!("its placement was refused by the metadata store: {reason}"), now_ms, out);
-            }
-            // A wish to cancel was committed first, and is on its way here.
-            (IntentKind::Deployment, _) => {}
-            (IntentKind::FinishExecutions, _) => self.recording_finished = false,
-            // The log has another end of this job, or has forgotten it: either way it is over.
-            (IntentKind::End, Phase::Recording { outcome }) => {
-                let outcome = outcome.clone();
-                self.stop_executors(outcome, out);
             }
             _ => {}
         }

@@ -112,3 +112,24 @@ async fn the_next_leader_adopts_the_jobs_of_the_last() {
         member.shutdown().await;
     }
 }
+
+/// FLINK-6174: a leader that loses its quorum answers no more, and tells no TaskManager anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn losing_the_quorum_stops_no_task() {
+    let mut group = Group::start().await;
+    let taskmanager = FakeTaskManager::new("tm-a", 1);
+    let _attached = group.attach(&taskmanager);
+    let leader = group.leader().await;
+    let position = group.members.iter().position(|(_, member)| member.id() == leader).unwrap();
+    let (_dir, leader) = group.members.remove(position);
+    let artifact = upload(&leader.artifacts()).await;
+    let id = leader.dispatcher().submit_job(job(artifact, 1)).await.unwrap();
+    reach(&leader.dispatcher(), id, JobStatus::Running).await;
+    for (_, member) in &group.members {
+        member.shutdown().await;
+    }
+    until("nobody answers for the group", async || leader.dispatcher().list_jobs().await.is_err()).await;
+    assert_eq!(taskmanager.command_names(), ["start", "deploy"]);
+    assert_eq!(taskmanager.running(id).len(), 2);
+    leader.shutdown().await;
+}

@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 
+use perennial_meta::{Command, MetaConfig, MetaStore};
 use perennial_rpc::dispatcher::DispatcherGateway;
-use perennial_types::{JobStatus, RequestId};
+use perennial_types::{ExecutionAttemptId, JobEdge, JobId, JobStatus, PlanRequest, RequestId, ShipStrategy, VertexId};
 use tempfile::tempdir;
 
 use crate::fake_taskmanager::{FakeTaskManager, Manner};
-use crate::support::{follow, job, reach, single, stop, until, upload};
+use crate::support::{config, follow, job, reach, single, stop, until, upload};
 
 /// A port that was free a moment ago: the JobManager comes back on the one its TaskManagers know.
 pub(crate) fn free_port() -> String {
@@ -109,5 +110,49 @@ async fn waiting_and_ended_jobs_are_still_known_after_a_restart() {
     follow(&dispatcher, waits, |summary| summary.waiting_for.starts_with("needs 3 slots, 0 are free")).await;
     assert_eq!(reach(&dispatcher, canceled, JobStatus::Canceled).await.tasks.len(), 0);
     assert_eq!(dispatcher.list_jobs().await.unwrap().len(), 2);
+    stop(jobmanager).await;
+}
+
+/// SeaTunnel #4042: a job that cannot be taken over ends with the reason, what still runs of it is stopped, and the others
+/// notice nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_cannot_be_taken_over_leaves_no_orphans_and_holds_nobody_up() {
+    let (dir, port) = (tempdir().unwrap(), free_port());
+    let options = [("jobmanager.rpc.port", port.as_str())];
+    let jobmanager = single(&dir, &options).await;
+    let taskmanager = FakeTaskManager::new("tm-a", 1);
+    let _attached = taskmanager.attach(jobmanager.rpc_address().to_string());
+    let artifact = upload(&jobmanager.artifacts()).await;
+    let well = jobmanager.dispatcher().submit_job(job(artifact, 1)).await.unwrap();
+    reach(&jobmanager.dispatcher(), well, JobStatus::Running).await;
+    stop(jobmanager).await;
+
+    // A graph that this version does not accept, as another version may have left it.
+    let broken = JobId::random();
+    let mut graph = job(artifact, 1).graph;
+    graph.edges.push(JobEdge { source: 0, target: 9, ship: ShipStrategy::Hash });
+    let meta = MetaStore::open(MetaConfig::from_configuration(&config(&dir, &options), 1).unwrap()).await.unwrap();
+    let submit = Command::SubmitJob {
+        request: RequestId::random(),
+        job: broken,
+        artifact,
+        plan: PlanRequest::default(),
+        graph,
+        at_ms: 1,
+    };
+    until("it is recorded", async || meta.write(submit.clone()).await.is_ok()).await;
+    meta.shutdown().await;
+    drop(meta);
+    let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([1; 16]), subtask: 0, attempt: 0 };
+    taskmanager.plant(broken, attempt);
+
+    let jobmanager = single(&dir, &options).await;
+    let dispatcher = jobmanager.dispatcher();
+    let failed = reach(&dispatcher, broken, JobStatus::Failed).await;
+    assert!(failed.failure.starts_with("it cannot be recovered: edge 0 leads from vertex 0"), "{}", failed.failure);
+    until("its executor is stopped", async || taskmanager.executors() == [well]).await;
+    reach(&dispatcher, well, JobStatus::Running).await;
+    let told: Vec<JobId> = taskmanager.commands().iter().map(|command| command.job).collect();
+    assert_eq!(told, [well, well, broken]);
     stop(jobmanager).await;
 }
