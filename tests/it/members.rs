@@ -30,9 +30,12 @@ fn index_of(name: &str) -> Result<usize> {
     Ok(name.strip_prefix("jm-").context("a name of the harness")?.parse::<usize>()? - 1)
 }
 
-/// Attempts of all subtasks of a job, from its REST answer.
-fn executors_and_state(cluster: &Cluster, job: &Submission) -> Result<(Vec<u32>, String)> {
-    Ok((cluster.executors(), cluster.job_state(job)?))
+/// What shows that nothing of a job was started anew: its executors' pids, its state and how often it was restarted.
+fn life_of(cluster: &Cluster, job: &Submission) -> Result<(Vec<u32>, String, u64)> {
+    let listed: Value = serde_json::from_str(&cluster.run_cli(&["list", "-a", "-o", "json"])?)?;
+    let listed = listed.as_array().and_then(|jobs| jobs.first()).context("the job is listed")?;
+    let restarts = listed.get("restarts").and_then(Value::as_u64).context("restarts are counted")?;
+    Ok((cluster.executors(), cluster.job_state(job)?, restarts))
 }
 
 /// Adds a JobManager, starts it and gives it a vote.
@@ -61,7 +64,7 @@ fn members_come_and_go_while_a_job_runs() -> Result<()> {
     let mut cluster = cluster().jobmanagers(3).taskmanagers(1, 2).start()?;
     let job = cluster.submit("idle", 2, &[])?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
-    let before = executors_and_state(&cluster, &job)?;
+    let before = life_of(&cluster, &job)?;
 
     let newcomer = take_in(&mut cluster)?;
     let name = format!("jm-{}", newcomer + 1);
@@ -95,7 +98,7 @@ fn members_come_and_go_while_a_job_runs() -> Result<()> {
     assert_eq!(unknown.status.code(), Some(5), "{unknown:?}");
 
     wait_for("the job to be as it was", LIMIT, || {
-        let now = executors_and_state(&cluster, &job)?;
+        let now = life_of(&cluster, &job)?;
         ensure!(now == before, "{now:?} is not {before:?}");
         Ok(())
     })?;
@@ -113,7 +116,7 @@ fn a_lost_quorum_is_recovered_and_the_job_adopted() -> Result<()> {
     let mut cluster = cluster().jobmanagers(3).taskmanagers(1, 1).start()?;
     let job = cluster.submit("idle", 1, &[])?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
-    let before = executors_and_state(&cluster, &job)?;
+    let before = life_of(&cluster, &job)?;
     let left = (index_of(&leader(&cluster)?)? + 1) % 3;
     for index in (0..3).filter(|index| *index != left) {
         cluster.jobmanager(index)?.kill()?;
@@ -135,7 +138,8 @@ fn a_lost_quorum_is_recovered_and_the_job_adopted() -> Result<()> {
         cluster.jobmanager(left)?.check_alive()?;
         let (status, body) = cluster.rest_of(left, &format!("/v1/jobs/{}", job.job))?;
         ensure!(status == 200 && body.contains("\"RUNNING\""), "{status}: {body}");
-        ensure!(cluster.executors() == before.0, "executors were replaced");
+        let now = life_of(&cluster, &job)?;
+        ensure!(now == before, "{now:?} is not {before:?}");
         Ok(())
     })?;
     for index in (0..3).filter(|index| *index != left) {

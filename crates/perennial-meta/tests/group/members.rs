@@ -289,7 +289,8 @@ async fn a_member_that_was_away_finds_the_members_of_now() {
 async fn a_process_that_neither_founds_nor_joins_says_what_to_do() {
     let mut group = Group::started(1).await;
     let stranger = group.newcomer().await;
-    let config = perennial_meta::MetaConfig { join: false, ..group.config(stranger) };
+    let peers = group.config(0).peers;
+    let config = perennial_meta::MetaConfig { join: false, peers, ..group.config(stranger) };
     let refused = perennial_meta::MetaStore::open(config).await.err().unwrap();
     assert!(matches!(&refused, OpenError::NotAMember { .. }), "{refused}");
     assert!(refused.to_string().contains("perennial member add jm-2=HOST:PORT"), "{refused}");
