@@ -380,7 +380,7 @@ impl MetaStore {
     /// Has a member lead, and waits until somebody else does.
     async fn hand_over_to(&self, next: JobManagerId) -> Result<(JobManagerId, LeaderEpoch), GroupError> {
         let raft = &self.inner.raft;
-        let stopped = || GroupError::from(unavailable(WriteError::Stopped));
+        let stopped = || unavailable(WriteError::Stopped);
         raft.trigger().transfer_leader(next.0).await.map_err(|_| stopped())?;
         if let Ok(led) = tokio::time::timeout(TAKE_OVER_DEADLINE, self.other_leader()).await {
             return led.ok_or_else(stopped);
