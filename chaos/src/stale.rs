@@ -76,24 +76,29 @@ pub(crate) fn run(binary: &Path, report: &mut Report) -> Result<()> {
     let seen = refused.map_or_else(|error| format!("{error:#}"), |()| commands.refused.to_string());
     report.row("stale command: commands of the deposed leader refused", "> 0", seen, commands.refused > 0);
     report.row("stale command: obeyed", "0", commands.obeyed.to_string(), commands.obeyed == 0);
-    let counted = counted(&scene, &others)?;
-    match counted {
-        Some(counted) => {
-            let equal = counted == commands.refused as u64;
-            report.row(
-                "stale command: counted in /v1/taskmanagers",
-                commands.refused.to_string(),
-                counted.to_string(),
-                equal,
-            );
-        }
-        None => report.unmeasured("stale command: counted in /v1/taskmanagers", "> 0", "there is no such field"),
-    }
+    check_counted(&scene, &others, commands.refused as u64, report)?;
     scene.cluster.proxy()?.heal(Held::IsReset);
     scene.wait_whole(&ALL)?;
     scene.check_gap(report, "stale command", start_us)?;
     scene.check_untouched(report, "stale command", &ALL);
     scene.check_one_leader(report, "stale command");
+    Ok(())
+}
+
+/// Adds a row: the leader shows what was refused, which it is told with the next heartbeats.
+fn check_counted(scene: &Scene, members: &[usize], refused: u64, report: &mut Report) -> Result<()> {
+    let what = "stale command: counted in /v1/taskmanagers";
+    if counted(scene, members)?.is_none() {
+        report.unmeasured(what, refused.to_string(), "there is no such field");
+        return Ok(());
+    }
+    let told = wait_for("the count to be told", LIMIT, || {
+        let counted = counted(scene, members)?;
+        ensure!(counted == Some(refused), "{counted:?} are counted");
+        Ok(refused)
+    });
+    let seen = told.as_ref().map_or_else(|error| format!("{error:#}"), u64::to_string);
+    report.row(what, refused.to_string(), seen, told.is_ok());
     Ok(())
 }
 
