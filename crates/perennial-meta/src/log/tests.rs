@@ -168,6 +168,24 @@ async fn an_orderly_end_notes_how_far_the_log_has_come() {
     assert_eq!(marker(dir.path()).get().floor.index, 15);
 }
 
+/// Two members stand in one term: the one that lost takes the vote of the one that won, whichever has the lower number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_lost_takes_the_winners_vote() {
+    let granted = |term, member| Vote { committed: true, ..Vote::new(term, member) };
+    for (loser, winner) in [(2, 1), (1, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogStore::open(&dir.path().join("log"), marker(dir.path())).unwrap();
+        log.save_vote(&Vote::new(3, loser)).await.unwrap();
+        assert!(log.save_vote(&Vote::new(3, winner)).await.is_err(), "no second vote in a term");
+        log.save_vote(&granted(3, winner)).await.unwrap();
+        assert!(log.save_vote(&Vote::new(3, loser)).await.is_err(), "no vote after the term is decided");
+        assert!(log.save_vote(&granted(3, loser)).await.is_err(), "no second winner");
+        log.save_vote(&Vote::new(4, loser)).await.unwrap();
+        log.close().unwrap();
+        assert_eq!(reopen(&dir).unwrap().read_vote().await.unwrap(), Some(Vote::new(4, loser)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_opened_once() {
     let (dir, _) = closed_log().await;
