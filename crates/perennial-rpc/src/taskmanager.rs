@@ -8,12 +8,14 @@
 pub(crate) mod arbitrary;
 #[cfg(feature = "grpc")]
 mod gateway;
+mod registrar;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wire;
 
 #[cfg(feature = "grpc")]
 pub use gateway::{AttachError, Incoming, STREAM_CAPACITY, TaskManagerGateway, TaskManagerServer, attach};
+pub use registrar::{Decision, Registrar, StreamId};
 
 use perennial_types::{
     AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use perennial_base::Backoff;
-use perennial_rpc::taskmanager::{AttachError, FromTaskManager, Incoming, ToTaskManager, attach};
+use perennial_rpc::taskmanager::{AttachError, FromTaskManager, Incoming, StreamId, ToTaskManager, attach};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::owner::{Event, Events};
-use crate::registrar::StreamId;
 
 /// First and longest wait between two attempts to reach a JobManager. The first is short, because a restarted process
 /// listens again within milliseconds; the longest bounds how late a TaskManager hears of a new leader.

@@ -11,15 +11,14 @@
 //!  (gRPC streams)     one per JobManager │  owner: registrar,      │   one per job       (Unix sockets)
 //!                                        └─ slots, ledger, fence ──┘
 //! ```
-//! Start with [`TaskManager::start`]; inside, with `owner.rs`. What decides is pure: `registrar.rs`, `slots.rs`,
-//! `ledger.rs`.
+//! Start with [`TaskManager::start`]; inside, with `owner.rs`. What decides is pure: `slots.rs`, `ledger.rs`,
+//! and [`Registrar`](perennial_rpc::taskmanager::Registrar), which says where to register.
 
 mod artifacts;
 mod attachment;
 mod executor;
 mod ledger;
 mod owner;
-mod registrar;
 mod settings;
 mod slots;
 mod working_dir;

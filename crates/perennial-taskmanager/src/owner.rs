@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use perennial_base::{OnError, TaskGroup};
-use perennial_rpc::taskmanager::{FromTaskManager, Registration, STREAM_CAPACITY, ToTaskManager};
+use perennial_rpc::taskmanager::{
+    Decision, FromTaskManager, Registrar, Registration, STREAM_CAPACITY, StreamId, ToTaskManager,
+};
 use perennial_types::{ClusterId, Fence, Incarnation, JobId, JobManagerId, LeaderEpoch};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
@@ -22,7 +24,6 @@ use crate::artifacts::ArtifactCache;
 use crate::attachment::{self, Stream};
 use crate::executor::{ExecutorEvent, Sink};
 use crate::ledger::Ledger;
-use crate::registrar::{Decision, Registrar, StreamId};
 use crate::settings::Settings;
 use crate::slots::SlotTable;
 use crate::working_dir::WorkingDir;

@@ -2,7 +2,7 @@
 
 use perennial_rpc::executor::ExecutorAction;
 use perennial_rpc::taskmanager::{
-    Action, Command, CommandAnswer, CommandDone, CommandError, Deploy, FromTaskManager, StartExecutor,
+    Action, Command, CommandAnswer, CommandDone, CommandError, Deploy, FromTaskManager, StartExecutor, StreamId,
 };
 use perennial_types::{ExecutionAttemptId, Fence, JobId};
 use tokio::time::Instant;
@@ -11,7 +11,6 @@ use tracing::{debug, warn};
 use super::Owner;
 use super::executors::{Executor, Stage};
 use crate::executor::Order;
-use crate::registrar::StreamId;
 
 /// Orders without an answer at most: far more than a leader sends at once. Above it commands fail.
 const TICKETS_MAX: usize = 4096;

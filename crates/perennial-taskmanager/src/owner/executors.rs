@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use perennial_base::OnError;
-use perennial_rpc::taskmanager::{CommandDone, CommandError, ExecutionReport, FromTaskManager, StartExecutor};
+use perennial_rpc::taskmanager::{
+    CommandDone, CommandError, ExecutionReport, FromTaskManager, Registrar, StartExecutor,
+};
 use perennial_types::{ArtifactDigest, Fence, JobId};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -11,7 +13,6 @@ use tracing::{error, info, warn};
 use super::commands::ReplyTo;
 use super::{ExecutorEvents, Owner};
 use crate::executor::{ExecutorEvent, ExecutorFiles, ExecutorHandle, Order, Origin, Process, Supervisor};
-use crate::registrar::Registrar;
 
 /// Time executors have to end when the TaskManager stops them all. Shorter than what service managers and containers
 /// give a process between asking and killing, which is ten seconds and more.

@@ -1,17 +1,18 @@
-//! Where to register: with the leader of the highest epoch, once for each epoch. Pure.
+//! Where a TaskManager registers: with the leader of the highest epoch, once for each epoch. Pure.
 
 use std::collections::BTreeMap;
 
-use perennial_rpc::taskmanager::Leadership;
 use perennial_types::{ClusterId, JobManagerId, LeaderEpoch};
+
+use super::Leadership;
 
 /// One attachment to a JobManager; a new one after each reconnect, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct StreamId(pub(crate) u64);
+pub struct StreamId(pub u64);
 
 /// What to do after something was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub enum Decision {
     /// Nothing.
     Stay,
     /// Send a registration on this stream, whose JobManager leads that epoch.
@@ -35,7 +36,7 @@ enum Standing {
 /// A JobManager counts as leader when it says so itself on its own stream, and only for the highest epoch of which
 /// anyone has named a leader. An epoch without a leader is an election under way: the old leader keeps its place.
 #[derive(Debug)]
-pub(crate) struct Registrar {
+pub struct Registrar {
     cluster: Option<ClusterId>,
     heard: BTreeMap<StreamId, Leadership>,
     /// Highest epoch with a leader, and that leader's address.
@@ -45,12 +46,12 @@ pub(crate) struct Registrar {
 
 impl Registrar {
     /// Knows nothing yet, except perhaps the cluster.
-    pub(crate) fn new(cluster: Option<ClusterId>) -> Self {
+    pub fn new(cluster: Option<ClusterId>) -> Self {
         Self { cluster, heard: BTreeMap::new(), highest: None, standing: Standing::Unregistered }
     }
 
     /// A JobManager has said who leads.
-    pub(crate) fn heard(&mut self, stream: StreamId, leadership: Leadership) -> Decision {
+    pub fn heard(&mut self, stream: StreamId, leadership: Leadership) -> Decision {
         if let (Some(ours), Some(theirs)) = (self.cluster, leadership.cluster)
             && ours != theirs
         {
@@ -71,7 +72,7 @@ impl Registrar {
     }
 
     /// A stream has ended.
-    pub(crate) fn lost(&mut self, stream: StreamId) -> Decision {
+    pub fn lost(&mut self, stream: StreamId) -> Decision {
         self.heard.remove(&stream);
         match self.standing {
             Standing::Asked(at, _) | Standing::Registered(at, _) if at == stream => {
@@ -83,7 +84,7 @@ impl Registrar {
     }
 
     /// A registration was accepted. False, and not registered, when it was by another cluster or was not asked for.
-    pub(crate) fn accepted(&mut self, stream: StreamId, cluster: ClusterId) -> bool {
+    pub fn accepted(&mut self, stream: StreamId, cluster: ClusterId) -> bool {
         match self.standing {
             Standing::Asked(at, epoch) if at == stream => {
                 if self.cluster.is_some_and(|ours| ours != cluster) {
@@ -101,7 +102,7 @@ impl Registrar {
     }
 
     /// The stream to the leader that has accepted this TaskManager.
-    pub(crate) fn leader(&self) -> Option<(StreamId, LeaderEpoch)> {
+    pub fn leader(&self) -> Option<(StreamId, LeaderEpoch)> {
         match self.standing {
             Standing::Registered(stream, epoch) => Some((stream, epoch)),
             _ => None,
@@ -109,7 +110,7 @@ impl Registrar {
     }
 
     /// The stream from which messages are expected: of the leader, registered at or asked.
-    pub(crate) fn expecting(&self) -> Option<StreamId> {
+    pub fn expecting(&self) -> Option<StreamId> {
         match self.standing {
             Standing::Registered(stream, _) | Standing::Asked(stream, _) => Some(stream),
             Standing::Unregistered => None,
@@ -117,12 +118,12 @@ impl Registrar {
     }
 
     /// Who leads on a stream, as it says itself.
-    pub(crate) fn jobmanager(&self, stream: StreamId) -> Option<JobManagerId> {
+    pub fn jobmanager(&self, stream: StreamId) -> Option<JobManagerId> {
         self.heard.get(&stream).map(|leadership| leadership.from)
     }
 
     /// The cluster, once known.
-    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+    pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
     }
 
