@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use perennial_tests::{Process, wait_for};
+use perennial_tests::Process;
 
-use crate::interrupt;
+use crate::interrupt::wait_for;
 
 /// Time for anything that takes milliseconds on a quiet machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -93,7 +93,6 @@ impl Group {
     /// Waits until a member serves.
     pub(crate) fn wait_leader(&mut self) -> Result<(usize, u64)> {
         wait_for("a member to serve", LIMIT, || {
-            interrupt::check()?;
             self.check_alive()?;
             self.leader().context("nobody does")
         })
@@ -102,7 +101,6 @@ impl Group {
     /// Whether a record is there, asked of whoever serves.
     pub(crate) fn read(&mut self, number: u64) -> Result<bool> {
         wait_for(&format!("record {number} to be read"), LIMIT, || {
-            interrupt::check()?;
             self.check_alive()?;
             let (leader, _) = self.leader().context("nobody serves")?;
             let address = self.lines.get(leader).context("a leader is a member")?;

@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM end a run at its next step, so that what it has mounted and started is taken down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,4 +35,12 @@ pub(crate) fn check() -> Result<()> {
         true => bail!("interrupted"),
         false => Ok(()),
     }
+}
+
+/// [`perennial_tests::wait_for`] that ends at once after such a signal.
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<T>) -> Result<T> {
+    perennial_tests::wait_for(what, limit, || match check() {
+        Ok(()) => condition().map(Ok),
+        Err(interrupted) => Ok(Err(interrupted)),
+    })?
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use perennial_tests::{Report, wait_for};
+use perennial_tests::Report;
+
 
 use crate::group::{Group, LIMIT, Ranges};
-use crate::interrupt;
+use crate::interrupt::{self, wait_for};
 use crate::load::Load;
 use crate::random::{Random, fresh_seed};
 
@@ -92,7 +93,6 @@ fn kill_on(group: &mut Group, options: &Options, random: &mut Random) -> Result<
         if random.within(0..4) > 0 {
             let before = load.count();
             wait_for("the group to take writes again", LIMIT, || {
-                interrupt::check()?;
                 group.check_alive()?;
                 ensure!(load.count() > before, "none was acknowledged since {before}");
                 Ok(())
@@ -139,7 +139,6 @@ fn kill_on(group: &mut Group, options: &Options, random: &mut Random) -> Result<
 /// What every member has, once the last of them has caught up with the others.
 pub(crate) fn converged(group: &mut Group) -> Result<Vec<Ranges>> {
     wait_for("all members to have the same records", LIMIT, || {
-        interrupt::check()?;
         group.check_alive()?;
         let dumps = group.all().map(|n| group.dump(n)).collect::<Result<Vec<Ranges>>>()?;
         let counts: Vec<u64> = dumps.iter().map(Ranges::count).collect();

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use perennial_tests::{Cluster, ClusterBuilder, Report, Submission, wait_for};
+use perennial_tests::{Cluster, ClusterBuilder, Report, Submission};
+
 
 use crate::disk::{Disk, stand_still};
 use crate::group::{Group, LIMIT};
-use crate::interrupt;
+use crate::interrupt::{self, wait_for};
 use crate::kills::converged;
 use crate::load::Load;
 use crate::random::{Random, fresh_seed};
@@ -95,7 +96,6 @@ fn cut_members(root: &Path, options: &Options, random: &mut Random, report: &mut
     for cut in 0..options.cuts {
         let before = load.count();
         wait_for("the group to take writes", LIMIT, || {
-            interrupt::check()?;
             group.check_alive()?;
             ensure!(load.count() > before, "none was acknowledged since {before}");
             Ok(())
@@ -178,7 +178,6 @@ fn cut_jobmanager(binary: &Path, root: &Path, cuts: u64, random: &mut Random, re
             let cluster = &cluster;
             let submits = scope.spawn(|| submit_until_it_fails(cluster, &artifact));
             let first = wait_for("a job to be accepted", LIMIT, || {
-                interrupt::check()?;
                 ensure!(!submits.is_finished(), "submitting has ended");
                 let listed = cluster.rest("/v1/jobs")?;
                 let count = listed.get("jobs").and_then(|jobs| jobs.as_array()).map_or(0, Vec::len);
@@ -223,7 +222,6 @@ fn cut_jobmanager(binary: &Path, root: &Path, cuts: u64, random: &mut Random, re
 
 fn wait_ready(cluster: &mut Cluster) -> Result<()> {
     wait_for("the jobmanager to serve", LIMIT, || {
-        interrupt::check()?;
         cluster.check_alive()?;
         cluster.rest("/v1/jobs").map(drop)
     })
