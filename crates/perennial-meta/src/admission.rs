@@ -5,7 +5,8 @@
 //! takes part only after it has asked its peers, each of which remembers durably which directory each other member uses and
 //! how far it has seen that directory come ([`crate::marker`]).
 //!
-//! - A peer that remembers another directory, or a later position, refuses. That is final: a person has to act.
+//! - A peer that remembers another directory refuses. One that remembers a later position says so, and a member that finds
+//!   itself behind it refuses itself. Either is final: a person has to act.
 //! - A *returning* directory is admitted when so many peers have agreed that they form a quorum with this member; with
 //!   fewer it could not do anything anyway.
 //! - A *new* directory might be an emptied one, and only a peer that has met the old one can tell. It is admitted when a
@@ -46,8 +47,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Greeting {
     /// Its directory.
     pub(crate) directory: [u8; 16],
-    /// Where that directory stands now: term of its vote, last index of its log.
-    pub(crate) now: Floor,
 }
 
 /// What a peer answers when it does not refuse.
@@ -55,10 +54,21 @@ pub(crate) struct Greeting {
 pub(crate) struct Welcome {
     /// Whether the answering member holds no committed data.
     pub(crate) empty: bool,
+    /// How far it has seen the greeting member come.
+    pub(crate) seen: Seen,
     /// Its directory.
     pub(crate) directory: [u8; 16],
     /// The newest members it knows to be committed.
     pub(crate) members: Members,
+}
+
+/// How far a member has seen another one come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// What it remembers: a term, and an entry that is committed.
+    pub(crate) floor: Floor,
+    /// What the other one has acknowledged to it as leader, with its term. It need not be committed.
+    pub(crate) acknowledged: Option<Floor>,
 }
 
 /// What became of greeting one peer.
@@ -124,14 +134,20 @@ pub(crate) fn decide(directory: Directory, answers: &[Greeted]) -> Decision {
     Decision::Wait(missing.join("; "))
 }
 
-/// Judges a greeting against what is remembered of its sender. `acknowledged` is what the sender is known to have
-/// acknowledged to this member as leader, with this member's term. Returns what to remember.
-pub(crate) fn judge(
-    known: Option<KnownMember>,
-    acknowledged: Option<Floor>,
-    greeting: &Greeting,
-) -> Result<KnownMember, String> {
-    let now = greeting.now;
+/// Judges the directory a greeting names against what is remembered of its sender. Returns what to remember.
+pub(crate) fn judge(known: Option<KnownMember>, greeting: &Greeting) -> Result<KnownMember, String> {
+    match known {
+        Some(known) if known.directory != greeting.directory => {
+            Err("it is known with another data directory: that one was removed or replaced".to_owned())
+        }
+        Some(known) => Ok(known),
+        None => Ok(KnownMember { directory: greeting.directory, floor: Floor::default() }),
+    }
+}
+
+/// What this member has forgotten of what a peer has seen of it, if anything. `now` is where it stands after the answer: it may
+/// have been admitted while the greeting was under way, and what it acknowledged since is no sign of a loss.
+fn forgotten(seen: Seen, now: Floor) -> Option<String> {
     let lost = |floor: Floor| {
         format!(
             "its data directory stands at term {} and index {}, but has been at term {} and index {}: an older copy was \
@@ -139,21 +155,9 @@ pub(crate) fn judge(
             now.term, now.index, floor.term, floor.index
         )
     };
-    if known.is_some_and(|known| known.directory != greeting.directory) {
-        return Err("it is known with another data directory: that one was removed or replaced".to_owned());
-    }
     // A leader of an older term may have been told of entries that a newer leader has since replaced.
-    if let Some(acknowledged) = acknowledged
-        && acknowledged.term >= now.term
-        && !acknowledged.admits(now)
-    {
-        return Err(lost(acknowledged));
-    }
-    match known {
-        Some(known) if !known.floor.admits(now) => Err(lost(known.floor)),
-        Some(known) => Ok(known),
-        None => Ok(KnownMember { directory: greeting.directory, floor: Floor::default() }),
-    }
+    let acknowledged = seen.acknowledged.filter(|acknowledged| acknowledged.term >= now.term);
+    acknowledged.into_iter().chain([seen.floor]).find(|floor| !floor.admits(now)).map(lost)
 }
 
 /// Greets all others until each has answered once, or somebody has refused, or nobody listens any more; tells `decided`
@@ -169,8 +173,7 @@ pub(crate) async fn greet_all(
     let mut answers: BTreeMap<JobManagerId, Greeted> = BTreeMap::new();
     let mut pause = PAUSE_MIN;
     loop {
-        let Some(now) = now() else { return };
-        let greeting = Greeting { directory: marker.get().directory, now };
+        let greeting = Greeting { directory: marker.get().directory };
         let members = identity.members();
         answers.retain(|id, _| members.nodes.contains_key(&id.0));
         for (id, _) in members.others(identity.this()) {
@@ -178,7 +181,7 @@ pub(crate) async fn greet_all(
         }
         let unheard = answers.iter_mut().filter(|(_, answer)| !matches!(answer, Greeted::Welcome { .. }));
         let asked = unheard.map(|(peer, answer)| {
-            let greeted = greet(&identity, &peers, &marker, *peer, greeting);
+            let greeted = greet(&identity, &peers, &marker, *peer, greeting, &now);
             async move { *answer = greeted.await }
         });
         futures_util::future::join_all(asked).await;
@@ -209,12 +212,17 @@ async fn greet(
     marker: &Arc<MarkerFile>,
     peer: JobManagerId,
     greeting: Greeting,
+    now: impl Fn() -> Option<Floor>,
 ) -> Greeted {
     let payload = Bytes::from(wire::encode(&greeting));
     let answer = peers.call(peer, RaftCall::Handshake, payload, GREETING_DEADLINE).await;
     match answer.and_then(|bytes| wire::decode::<Welcome>(&bytes)) {
-        Ok(Welcome { empty, directory, members }) => {
+        Ok(Welcome { empty, seen, directory, members }) => {
             identity.hear_of(members);
+            let Some(now) = now() else { return Greeted::Unreached("this member's log has failed".to_owned()) };
+            if let Some(reason) = forgotten(seen, now) {
+                return Greeted::Refused(format!("{peer} refuses this JobManager: {reason}"));
+            }
             match remember(marker, peer, directory).await {
                 Ok(()) => Greeted::Welcome { empty },
                 Err(reason) => {
@@ -309,17 +317,16 @@ mod tests {
     fn emptied_and_rolled_back_directories_are_refused() {
         let floor = |term, index| Floor { term, index };
         let known = KnownMember { directory: [1; 16], floor: floor(3, 100) };
-        let greeting = |directory: u8, term, index| Greeting { directory: [directory; 16], now: floor(term, index) };
-        assert_eq!(judge(None, None, &greeting(1, 0, 0)).unwrap().directory, [1; 16]);
-        assert_eq!(judge(Some(known), None, &greeting(1, 3, 100)), Ok(known));
-        assert!(judge(Some(known), None, &greeting(2, 9, 900)).unwrap_err().contains("another data directory"));
-        assert!(judge(Some(known), None, &greeting(1, 3, 99)).unwrap_err().contains("index 100"));
-        assert!(judge(Some(known), None, &greeting(1, 2, 100)).is_err());
-        assert!(judge(Some(known), Some(floor(3, 150)), &greeting(1, 3, 149)).unwrap_err().contains("index 150"));
-        assert_eq!(
-            judge(Some(known), Some(floor(3, 150)), &greeting(1, 4, 149)),
-            Ok(known),
-            "a newer leader truncated"
-        );
+        let greeting = |directory: u8| Greeting { directory: [directory; 16] };
+        assert_eq!(judge(None, &greeting(1)).unwrap().directory, [1; 16]);
+        assert_eq!(judge(Some(known), &greeting(1)), Ok(known));
+        assert!(judge(Some(known), &greeting(2)).unwrap_err().contains("another data directory"));
+        let seen = |acknowledged| Seen { floor: known.floor, acknowledged };
+        assert_eq!(forgotten(seen(None), floor(3, 100)), None);
+        assert!(forgotten(seen(None), floor(3, 99)).unwrap().contains("index 100"));
+        assert!(forgotten(seen(None), floor(2, 100)).is_some());
+        assert!(forgotten(seen(Some(floor(3, 150))), floor(3, 149)).unwrap().contains("index 150"));
+        assert_eq!(forgotten(seen(Some(floor(3, 150))), floor(4, 149)), None, "a newer leader truncated");
+        assert_eq!(forgotten(Seen::default(), floor(0, 0)), None);
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Greeting, Welcome, judge};
+use crate::admission::{Greeting, Seen, Welcome, judge};
 use crate::contact::Contact;
 use crate::detector::{DetectorHandle, GoneReport};
 use crate::identity::Identity;
@@ -168,8 +168,7 @@ impl Service {
         self.identity.check(&from)?;
         let greeting: Greeting = wire::decode(payload)?;
         let known = self.marker.get().members.get(&from.from.0).copied();
-        let judged = judge(known, self.acknowledged_by(from.from.0), &greeting);
-        let remember = judged.map_err(|reason| {
+        let remember = judge(known, &greeting).map_err(|reason| {
             self.identity.complain(from.from, &format!("{} may not take part: {reason}", from.from));
             RaftRpcError::Refused(reason)
         })?;
@@ -188,8 +187,9 @@ impl Service {
             let metrics = metrics.borrow_watched();
             Members::read(&metrics.committed_membership_config, self.identity.founders())
         };
+        let seen = Seen { floor: remember.floor, acknowledged: self.acknowledged_by(from.from.0) };
         let directory = self.marker.get().directory;
-        Ok(encoded(&Welcome { empty: self.is_empty(), directory, members }))
+        Ok(encoded(&Welcome { empty: self.is_empty(), seen, directory, members }))
     }
 
     /// What a member has acknowledged to this one, while it leads.
