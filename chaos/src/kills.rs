@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use perennial_tests::Report;
 
-
 use crate::group::{Group, LIMIT, Ranges};
 use crate::interrupt::{self, wait_for};
 use crate::load::Load;

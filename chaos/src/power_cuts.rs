@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use perennial_tests::{Cluster, ClusterBuilder, Report, Submission};
 
-
 use crate::disk::{Disk, stand_still};
 use crate::group::{Group, LIMIT};
 use crate::interrupt::{self, wait_for};

@@ -301,7 +301,7 @@ impl FakeTaskManager {
 fn report(job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionReport {
     let failure = (state == ExecutionState::Failed).then(|| "user code: division by zero".to_owned());
     let progress = state.is_terminal().then(|| progress(job, attempt, 100));
-    ExecutionReport { job, attempt, state, failure, progress, peer_lost: false }
+    ExecutionReport { job, attempt, state, failure, progress, peer_lost: false, start_ms: None }
 }
 
 /// Counters of a task that read so many records.

@@ -333,6 +333,13 @@ impl ExecutionGraph {
         Transition::Changed { from }
     }
 
+    /// Notes when a current execution was deployed, as its executor says: the same to every leader.
+    pub fn started(&mut self, id: ExecutionAttemptId, start_ms: u64) {
+        if let Some(execution) = self.current_mut(id) {
+            execution.start_ms = Some(start_ms);
+        }
+    }
+
     /// Notes what a current execution has done. Counters never go back: an older report is ignored.
     pub fn count(&mut self, id: ExecutionAttemptId, counters: Counters) {
         if let Some(execution) = self.current_mut(id) {

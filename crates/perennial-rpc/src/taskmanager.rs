@@ -94,6 +94,8 @@ pub struct ExecutionReport {
     pub progress: Option<TaskProgress>,
     /// It failed because another executor of the job is gone or cannot be reached: an echo of something else.
     pub peer_lost: bool,
+    /// When it was deployed, by its executor's clock, in milliseconds of the Unix epoch: a new leader shows the same.
+    pub start_ms: Option<u64>,
 }
 
 /// Counters of one execution since it started.

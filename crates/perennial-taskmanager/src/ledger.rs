@@ -133,7 +133,7 @@ mod tests {
 
     fn report(subtask: u32, attempt: u32, state: ExecutionState) -> ExecutionReport {
         let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([9; 16]), subtask, attempt };
-        ExecutionReport { job: JOB, attempt, state, failure: None, progress: None, peer_lost: false }
+        ExecutionReport { job: JOB, attempt, state, failure: None, progress: None, peer_lost: false, start_ms: None }
     }
 
     fn ready(reports: Vec<ExecutionReport>) -> Ledger {

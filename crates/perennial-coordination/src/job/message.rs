@@ -123,6 +123,8 @@ pub struct ExecutionUpdate {
     pub peer_lost: bool,
     /// What it has done; with a terminal state.
     pub counters: Option<Counters>,
+    /// When it was deployed, as its executor knows it, in milliseconds of the Unix epoch.
+    pub start_ms: Option<u64>,
 }
 
 /// Whether a process is there.

@@ -83,6 +83,7 @@ impl Job {
         let (mut reported, mut unwanted, mut changed) = (BTreeSet::new(), Vec::new(), Vec::new());
         for update in executor.executions {
             let (attempt, runs) = (update.attempt, !update.state.is_terminal());
+            self.note(&update);
             let expected = self.expects(taskmanager, attempt);
             reported.insert(attempt);
             if expected && self.transition(attempt, update.state, update.failure.clone(), now_ms) {

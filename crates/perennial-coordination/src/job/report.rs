@@ -14,14 +14,22 @@ impl Job {
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(counters) = update.counters {
-            self.executions.count(update.attempt, counters);
-        }
+        self.note(&update);
         if self.expects(from, update.attempt) {
             self.take_report(update, now_ms, out);
         } else if !update.state.is_terminal() && !self.is_over() {
             // Of an earlier attempt, of one that runs elsewhere, or of one that was given up: it must not go on.
             self.send(from, Command::Cancel { attempts: vec![update.attempt] }, out);
+        }
+    }
+
+    /// Takes what does not depend on where the execution stands.
+    pub(super) fn note(&mut self, update: &ExecutionUpdate) {
+        if let Some(counters) = update.counters {
+            self.executions.count(update.attempt, counters);
+        }
+        if let Some(start_ms) = update.start_ms {
+            self.executions.started(update.attempt, start_ms);
         }
     }
 

@@ -146,8 +146,8 @@ impl Leader {
 }
 
 fn update(report: ExecutionReport) -> ExecutionUpdate {
-    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost } = report;
-    ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters) }
+    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms } = report;
+    ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters), start_ms }
 }
 
 fn counters(progress: TaskProgress) -> Counters {

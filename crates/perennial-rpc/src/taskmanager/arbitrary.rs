@@ -46,16 +46,10 @@ pub(crate) fn progress() -> impl Strategy<Value = TaskProgress> {
 
 pub(crate) fn execution() -> impl Strategy<Value = ExecutionReport> {
     let state = proptest::sample::select(&ExecutionState::ALL[..]);
-    (job(), attempt(), state, option::of(any::<String>()), option::of(progress()), any::<bool>()).prop_map(
-        |(job, attempt, state, failure, progress, peer_lost)| ExecutionReport {
-            job,
-            attempt,
-            state,
-            failure,
-            progress,
-            peer_lost,
-        },
-    )
+    let told = (option::of(any::<String>()), option::of(progress()), any::<bool>(), option::of(any::<u64>()));
+    (job(), attempt(), state, told).prop_map(|(job, attempt, state, (failure, progress, peer_lost, start_ms))| {
+        ExecutionReport { job, attempt, state, failure, progress, peer_lost, start_ms }
+    })
 }
 
 fn executor() -> impl Strategy<Value = ExecutorReport> {

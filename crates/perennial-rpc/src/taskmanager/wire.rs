@@ -132,6 +132,7 @@ impl From<ExecutionReport> for pb::ExecutionReport {
             failure: report.failure,
             progress: report.progress.map(Into::into),
             peer_lost: report.peer_lost,
+            start_ms: report.start_ms,
         }
     }
 }
@@ -147,6 +148,7 @@ impl TryFrom<pb::ExecutionReport> for ExecutionReport {
             failure: report.failure,
             progress: report.progress.map(TryInto::try_into).transpose()?,
             peer_lost: report.peer_lost,
+            start_ms: report.start_ms,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use perennial_exchange::{Counters, Peer};
 use perennial_rpc::taskmanager::{Deploy, ExecutionReport, ExecutorAddress, TaskProgress};
@@ -14,6 +15,7 @@ use crate::wiring::{Place, Placement};
 /// One execution as its executor knows it.
 pub(super) struct Execution {
     pub(super) slot: SlotIndex,
+    start_ms: u64,
     pub(super) state: ExecutionState,
     pub(super) failure: Option<String>,
     /// Whether it failed because another executor is gone.
@@ -48,8 +50,10 @@ impl Executions {
         self.all.retain(|old, execution| {
             (old.vertex, old.subtask) != (attempt.vertex, attempt.subtask) || !execution.state.is_terminal()
         });
-        let state = ExecutionState::Deploying;
-        self.all.insert(attempt, Execution { slot, state, failure: None, peer_lost: false, counters, cancelled });
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let start_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
+        let (state, failure, peer_lost) = (ExecutionState::Deploying, None, false);
+        self.all.insert(attempt, Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled });
     }
 
     pub(super) fn get_mut(&mut self, attempt: ExecutionAttemptId) -> Option<&mut Execution> {
@@ -68,7 +72,8 @@ impl Executions {
         let execution = self.all.get(&attempt)?;
         let (state, failure) = (execution.state, execution.failure.clone());
         let progress = state.is_terminal().then(|| self.progress_of(attempt, &execution.counters));
-        Some(ExecutionReport { job: self.job, attempt, state, failure, progress, peer_lost: execution.peer_lost })
+        let (peer_lost, start_ms) = (execution.peer_lost, Some(execution.start_ms));
+        Some(ExecutionReport { job: self.job, attempt, state, failure, progress, peer_lost, start_ms })
     }
 
     pub(super) fn reports(&self) -> impl Iterator<Item = ExecutionReport> {

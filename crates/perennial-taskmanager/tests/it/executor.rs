@@ -73,6 +73,7 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
                 failure,
                 progress: None,
                 peer_lost: false,
+                start_ms: None,
             };
             let mut reports = Vec::new();
             if !fence.admit(command.fence) {

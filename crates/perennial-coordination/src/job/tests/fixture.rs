@@ -30,7 +30,7 @@ pub(super) fn slots() -> Vec<Assignment> {
 
 pub(super) fn update(attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionUpdate {
     let failure = (state == ExecutionState::Failed).then(|| "out of luck".to_owned());
-    ExecutionUpdate { attempt, state, failure, peer_lost: false, counters: None }
+    ExecutionUpdate { attempt, state, failure, peer_lost: false, counters: None, start_ms: None }
 }
 
 /// Losses restart at once, then after 1 s, 1.5 s; failed tasks fail the job.

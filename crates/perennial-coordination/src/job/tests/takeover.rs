@@ -21,6 +21,17 @@ fn a_running_job_is_adopted_without_a_command() {
     assert!(f.apply(Event::TimerFired(Timer::Reconciliation)).is_empty());
 }
 
+/// Whatever the log says of the job, a task started when its executor says so: the same to every leader.
+#[test]
+fn an_adopted_task_keeps_its_start_time() {
+    let mut f = Fixture::recovered(Apart, JobStatus::Running, &[]);
+    let attempt = f.current(0);
+    let update = ExecutionUpdate { start_ms: Some(4242), ..update(attempt, ExecutionState::Running) };
+    let executor = ExecutorState { data_address: "a:1".to_owned(), executions: vec![update] };
+    f.apply(Event::TaskManagerHere { taskmanager: tm("a"), executor: Some(executor) });
+    assert_eq!(f.job.executions().get(attempt).and_then(|execution| execution.start_ms()), Some(4242));
+}
+
 /// SeaTunnel #10834, #12386.
 #[test]
 fn finished_subtasks_are_remembered_and_not_looked_for() {
