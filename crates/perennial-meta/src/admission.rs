@@ -29,6 +29,7 @@ use perennial_types::JobManagerId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::ground;
 use crate::identity::Identity;
 use crate::marker::{Floor, KnownMember, MarkerFile};
 use crate::members::Members;
@@ -244,7 +245,7 @@ async fn remember(marker: &Arc<MarkerFile>, peer: JobManagerId, directory: [u8; 
         Some(_) => Err("it is known with another data directory".to_owned()),
         None => {
             let marker = marker.clone();
-            let written = tokio::task::spawn_blocking(move || {
+            let written = ground::spawn_blocking(move || {
                 marker.update(|marker| {
                     let known = KnownMember { directory, floor: Floor::default() };
                     marker.members.entry(peer.0).or_insert(known);

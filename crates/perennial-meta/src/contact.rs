@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use perennial_types::ElectionCause;
+use tokio::time::Instant;
 
 /// Contact with leaders. Noted by the service and the detector, read at an election.
 pub(crate) struct Contact {

@@ -16,7 +16,7 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -25,12 +25,13 @@ use openraft::raft::TransferLeaderRequest;
 use perennial_rpc::raft::RaftCall;
 use perennial_types::JobManagerId;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::contact::{Contact, Gone};
+use crate::ground;
 use crate::identity::Identity;
 use crate::log::LogStore;
 use crate::network::Peers;
@@ -145,7 +146,7 @@ struct Case {
     seen: Option<Instant>,
     /// Turns taken, and when the next one is due.
     turn: usize,
-    due: Option<tokio::time::Instant>,
+    due: Option<Instant>,
 }
 
 /// What a task beside this one has come to.
@@ -186,6 +187,8 @@ impl Detector {
                 let due = case.as_ref().and_then(|case| case.due);
                 let watching = case.as_mut().and_then(|case| case.watching.as_mut());
                 tokio::select! {
+                    // The order decides nothing, a case is looked at again after each; a simulation needs one.
+                    biased;
                     () = context.stop.cancelled() => Woken::Stopped,
                     changed = metrics.changed() => if changed.is_ok() { Woken::Leadership } else { Woken::Stopped },
                     evidence = or_never(watching) => Woken::Gone(evidence),
@@ -243,7 +246,7 @@ impl Detector {
         case.watching = None;
         let now = Instant::now();
         case.seen = Some(now);
-        (case.turn, case.due) = (0, Some(tokio::time::Instant::from_std(now + FIRST_TURN)));
+        (case.turn, case.due) = (0, Some(now + FIRST_TURN));
         let gone = Some(Gone { term, leader: leader.0, at: now });
         self.context.contact.gone(gone);
         self.context.gone.send_replace(gone);
@@ -288,7 +291,7 @@ impl Detector {
         let turn = case.turn;
         case.turn += 1;
         let pause = if case.turn < case.succession.turns() { TURN } else { DOUBT };
-        case.due = Some(tokio::time::Instant::now() + pause);
+        case.due = Some(Instant::now() + pause);
         if turn < case.succession.turns() {
             self.apply(Event::Turn(turn), None);
         }
@@ -354,7 +357,7 @@ async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
 }
 
 /// Resolves at a time that may not come.
-async fn at(due: Option<tokio::time::Instant>) {
+async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
@@ -393,7 +396,7 @@ async fn is_refused(address: &str) -> bool {
         if attempt > 0 {
             tokio::time::sleep(REFUSAL_PAUSE).await;
         }
-        let refused = match tokio::time::timeout(PROBE_DEADLINE, TcpStream::connect(address)).await {
+        let refused = match tokio::time::timeout(PROBE_DEADLINE, ground::connect(address)).await {
             Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
             _ => false,
         };

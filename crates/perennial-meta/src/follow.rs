@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::Command;
 use crate::contact::{Contact, Gone};
+use crate::ground;
 use crate::identity::Identity;
 use crate::kv::{self, list};
 use crate::leadership::{Beginning, Leader, LeadershipView};
@@ -58,8 +59,8 @@ pub(crate) struct Follow {
 struct Begun {
     term: u64,
     cause: ElectionCause,
-    lost: std::time::Instant,
-    elected: std::time::Instant,
+    lost: tokio::time::Instant,
+    elected: tokio::time::Instant,
 }
 
 impl Follow {
@@ -67,7 +68,7 @@ impl Follow {
         let mut metrics = self.raft.metrics();
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut remembered = std::time::Instant::now();
+        let mut remembered = tokio::time::Instant::now();
         let mut begun: Option<Begun> = None;
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         let mut failed = None;
@@ -83,7 +84,7 @@ impl Follow {
             if now.state == ServerState::Leader {
                 if begun.is_none_or(|begun| begun.term != now.current_term) {
                     let (cause, lost) = self.contact.lost();
-                    begun = Some(Begun { term: now.current_term, cause, lost, elected: std::time::Instant::now() });
+                    begun = Some(Begun { term: now.current_term, cause, lost, elected: tokio::time::Instant::now() });
                     self.contact.leads(now.current_term, self.identity.this().0);
                 }
                 self.contact.heard(self.identity.this().0);
@@ -111,9 +112,11 @@ impl Follow {
                 opening = Some((now.current_term, tokio::spawn(task)));
             }
             if self.remember(&now, remembered.elapsed() >= REMEMBER_PAUSE).await {
-                remembered = std::time::Instant::now();
+                remembered = tokio::time::Instant::now();
             }
             tokio::select! {
+                // Each ends the loop or wakes it, so any order will do; a simulation needs one.
+                biased;
                 () = self.stop.cancelled() => break,
                 reason = self.log.failed() => {
                     failed = Some(reason);
@@ -146,7 +149,9 @@ impl Follow {
         self.beginning.send_if_modified(|told| {
             let new = told.is_none_or(|told| told.epoch != epoch);
             if new {
-                *told = Some(Beginning { epoch, cause, lost, elected, serving: std::time::Instant::now() });
+                let (lost, elected) = (lost.into_std(), elected.into_std());
+                let serving = tokio::time::Instant::now().into_std();
+                *told = Some(Beginning { epoch, cause, lost, elected, serving });
             }
             new
         });
@@ -209,7 +214,7 @@ impl Follow {
             return false;
         }
         let marker = self.marker.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = ground::spawn_blocking(move || {
             marker.update(|marker| {
                 marker.floor.index = marker.floor.index.max(own);
                 for (id, floor) in raised {

@@ -34,6 +34,7 @@ mod detector;
 mod error;
 mod files;
 mod follow;
+mod ground;
 mod identity;
 mod join;
 mod kv;
@@ -49,6 +50,8 @@ mod reader;
 mod record;
 mod save;
 mod service;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod state;
 mod storage;

@@ -12,7 +12,10 @@
 //!                              ▲                  └─> next flush, if anything waits
 //!                              └──────────────────────────┘
 //! ```
+//!
+//! All of that is above [`LogDisk`], below which is `raft-log` or, in the simulation, a disk that forgets.
 
+mod disk;
 mod stored;
 
 use std::fmt::Debug;
@@ -20,29 +23,20 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use raft_log::api::raft_log_writer::RaftLogWriter;
-use raft_log::{Callback, RaftLog};
+use raft_log::Callback;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::OpenError;
-use crate::files;
 use crate::marker::MarkerFile;
 use crate::raft::{Entry, LogId, TypeConfig, Vote, log_id};
-use stored::{StoredLogId, StoredPayload, StoredVote, Wal};
-
-/// Size at which a file of the log is closed. Entries of the open file stay in memory, so this bounds that memory too.
-const FILE_BYTES_MAX: usize = 1 << 20;
-
-/// Records after which a file of the log is closed, for the same reason.
-const FILE_RECORDS_MAX: usize = 8192;
-
-/// Entries of closed files kept in memory for followers that are a little behind, in number and bytes.
-const CACHE_ENTRIES_MAX: usize = 1024;
-const CACHE_BYTES_MAX: usize = 1 << 20;
+use crate::{files, ground};
+#[cfg(test)]
+pub(crate) use disk::Positions;
+pub(crate) use disk::{LogDisk, open as open_files};
+pub(crate) use stored::{StoredLogId, StoredPayload, StoredVote};
 
 /// Bytes of entries read at once for replication.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -66,7 +60,7 @@ struct Inner {
 
 struct State {
     /// None after [`LogStore::close`].
-    wal: Option<RaftLog<Wal>>,
+    wal: Option<Box<dyn LogDisk>>,
     /// What waits for the next flush.
     waiting: Vec<Waiter>,
     /// Whether a flush is in flight; its completion starts the next one.
@@ -96,76 +90,26 @@ impl LogStore {
     /// Opens the log. A torn record at its end, never acknowledged, is dropped; any other damage is refused.
     pub(crate) fn open(dir: &Path, marker: Arc<MarkerFile>) -> Result<Self, OpenError> {
         files::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
-        let mut config = raft_log::Config::new(dir.display());
-        config.wal.chunk_max_size = Some(FILE_BYTES_MAX);
-        config.wal.chunk_max_records = Some(FILE_RECORDS_MAX);
-        config.wal.read_buffer_size = Some(64 << 10);
-        config.wal.flush_batch_wait = Some(Duration::ZERO);
-        // Waiting for room while `State` is locked would wait for the worker, which needs the lock to go on.
-        config.wal.flush_queue_max_bytes = Some(usize::MAX / 2);
-        config.log_cache_max_items = Some(CACHE_ENTRIES_MAX);
-        config.log_cache_capacity = Some(CACHE_BYTES_MAX);
-        let opened = std::panic::catch_unwind(|| RaftLog::open(Arc::new(config)));
-        let wal = match opened {
-            Ok(Ok(wal)) => wal,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(OpenError::InUse { path: dir.to_owned() });
-            }
-            Ok(Err(error)) => return Err(OpenError::Damaged { path: dir.to_owned(), what: error.to_string() }),
-            Err(_) => {
-                let what = "the log's files contradict each other".to_owned();
-                return Err(OpenError::Damaged { path: dir.to_owned(), what });
-            }
-        };
-        let flushed = wal.log_state().last().copied();
+        let wal = ground::open_log(dir)?;
+        let flushed = wal.positions().last;
         let state = State { wal: Some(wal), waiting: Vec::new(), flushing: false, flushed, failed: None };
         let (failed, state) = (watch::Sender::new(None), Mutex::new(state));
-        let log = Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state, failed }) };
-        log.check_contiguous()?;
-        Ok(log)
-    }
-
-    /// Every entry between the purged and the last one has to be there.
-    fn check_contiguous(&self) -> Result<(), OpenError> {
-        let damaged = |what: String| OpenError::Damaged { path: self.inner.dir.clone(), what };
-        let (first, last) = self.range().map_err(|error| damaged(error.to_string()))?;
-        let state = self.inner.lock();
-        let wal = state.wal().map_err(|error| damaged(error.to_string()))?;
-        let mut next = first;
-        for entry in wal.read(first, last) {
-            let (id, _) = entry.map_err(|error| damaged(error.to_string()))?;
-            if id.index != next {
-                return Err(damaged(format!("entry {next} is missing")));
-            }
-            next += 1;
-        }
-        match next == last {
-            true => Ok(()),
-            false => Err(damaged(format!("entry {next} is missing"))),
-        }
-    }
-
-    /// Indexes of the entries there are: first, and one past the last.
-    fn range(&self) -> io::Result<(u64, u64)> {
-        let state = self.inner.lock();
-        let log_state = state.wal()?.log_state();
-        let next = |id: Option<&StoredLogId>| id.map_or(0, |id| id.index + 1);
-        Ok((next(log_state.purged()), next(log_state.last())))
+        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state, failed }) })
     }
 
     /// Term of the newest vote, 0 when there is none.
     pub(crate) fn term(&self) -> io::Result<u64> {
-        Ok(self.inner.lock().wal()?.log_state().vote().map_or(0, |vote| vote.term))
+        Ok(self.inner.lock().wal()?.positions().vote.map_or(0, |vote| vote.term))
     }
 
     /// Id of the last entry, or of the last purged one.
     pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
-        Ok(self.inner.lock().wal()?.log_state().last().map(LogId::from))
+        Ok(self.inner.lock().wal()?.positions().last.map(LogId::from))
     }
 
     /// Whether entries at its beginning have been purged, so that a snapshot is needed to rebuild the state.
     pub(crate) fn is_purged(&self) -> bool {
-        self.inner.lock().wal().is_ok_and(|wal| wal.log_state().purged().is_some())
+        self.inner.lock().wal().is_ok_and(|wal| wal.positions().purged.is_some())
     }
 
     /// Index up to which entries are known to be committed and durable here; 0 when that cannot be said now.
@@ -194,18 +138,7 @@ impl LogStore {
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let state = self.inner.lock();
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for entry in state.wal()?.read(from, to) {
-            let (id, payload) = entry?;
-            bytes += payload.size();
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry { log_id: id.into(), payload: payload.into() });
-        }
-        Ok(entries)
+        self.inner.lock().wal()?.read(from, to, bytes_max)
     }
 }
 
@@ -227,8 +160,8 @@ impl Inner {
     fn flush(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         let waiters = std::mem::take(&mut state.waiting);
         let wal = state.wal_mut()?;
-        let flush = Flush { log: Arc::downgrade(self), waiters, last: wal.log_state().last().copied() };
-        wal.flush(true, Some(flush)).map_err(|error| self.named(&error))?;
+        let flush = Flush { log: Arc::downgrade(self), waiters, last: wal.positions().last };
+        wal.flush(flush).map_err(|error| self.named(&error))?;
         state.flushing = true;
         Ok(())
     }
@@ -249,21 +182,21 @@ impl Inner {
 }
 
 impl State {
-    fn wal(&self) -> io::Result<&RaftLog<Wal>> {
+    fn wal(&self) -> io::Result<&dyn LogDisk> {
         self.check()?;
-        self.wal.as_ref().ok_or_else(closed)
+        self.wal.as_deref().ok_or_else(closed)
     }
 
-    fn wal_mut(&mut self) -> io::Result<&mut RaftLog<Wal>> {
+    fn wal_mut(&mut self) -> io::Result<&mut (dyn LogDisk + 'static)> {
         self.check()?;
-        self.wal.as_mut().ok_or_else(closed)
+        self.wal.as_deref_mut().ok_or_else(closed)
     }
 
     /// Index of the newest committed entry if that is durable, else 0. A log that ends at or after a committed id, in order
     /// of term and index, has that entry.
     fn floor(&self) -> u64 {
-        let committed = self.wal.as_ref().and_then(|wal| wal.log_state().committed());
-        committed.filter(|id| Some(*id) <= self.flushed.as_ref()).map_or(0, |id| id.index)
+        let committed = self.wal.as_ref().and_then(|wal| wal.positions().committed);
+        committed.filter(|id| Some(*id) <= self.flushed).map_or(0, |id| id.index)
     }
 
     fn check(&self) -> io::Result<()> {
@@ -370,7 +303,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.inner.lock().wal()?.log_state().vote().map(Vote::from))
+        Ok(self.inner.lock().wal()?.positions().vote.as_ref().map(Vote::from))
     }
 }
 
@@ -378,10 +311,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        let state = self.inner.lock();
-        let log_state = state.wal()?.log_state();
-        let id = |id: Option<&StoredLogId>| id.map(LogId::from);
-        Ok(LogState { last_purged_log_id: id(log_state.purged()), last_log_id: id(log_state.last()) })
+        let positions = self.inner.lock().wal()?.positions();
+        let id = |id: Option<StoredLogId>| id.map(LogId::from);
+        Ok(LogState { last_purged_log_id: id(positions.purged), last_log_id: id(positions.last) })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -399,7 +331,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         durable.await.map_err(|_| io::Error::other("the log's writer has stopped"))??;
         // After the vote, so that the floor is never above what is stored.
         let (marker, term) = (self.inner.marker.clone(), vote.leader_id.term);
-        tokio::task::spawn_blocking(move || marker.raise_term(term)).await.map_err(io::Error::other)?
+        ground::spawn_blocking(move || marker.raise_term(term)).await.map_err(io::Error::other)?
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -407,16 +339,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let wal = state.wal_mut()?;
         // A hint that saves work at the next start; it goes to the disk with whatever is flushed next. After a
         // snapshot was installed it can be ahead of the log, and then it is not needed.
+        let positions = wal.positions();
         match committed.map(|id| StoredLogId::from(&id)) {
-            Some(id) if Some(&id) <= wal.log_state().last() && Some(&id) > wal.log_state().committed() => {
-                wal.commit(id).map(drop)
-            }
+            Some(id) if Some(id) <= positions.last && Some(id) > positions.committed => wal.commit(id),
             _ => Ok(()),
         }
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.inner.lock().wal()?.log_state().committed().map(LogId::from))
+        Ok(self.inner.lock().wal()?.positions().committed.map(LogId::from))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -424,12 +355,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let stored = |entry: Entry| Ok((StoredLogId::from(&entry.log_id), StoredPayload::try_from(entry.payload)?));
+        let entries = entries.into_iter().map(stored).collect::<io::Result<Vec<_>>>()?;
         let mut state = self.inner.lock();
-        let wal = state.wal_mut()?;
-        for entry in entries {
-            let appended = wal.append([(StoredLogId::from(&entry.log_id), StoredPayload::try_from(entry.payload)?)]);
-            appended.map_err(|error| self.inner.named(&error))?;
-        }
+        state.wal_mut()?.append(entries).map_err(|error| self.inner.named(&error))?;
         self.inner.submit(&mut state, Waiter::Entries(callback))
     }
 
@@ -437,7 +366,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut state = self.inner.lock();
         let wal = state.wal_mut()?;
         let first_removed = last_log_id.map_or(0, |id| id.index + 1);
-        if wal.log_state().last().is_none_or(|last| last.index < first_removed) {
+        if wal.positions().last.is_none_or(|last| last.index < first_removed) {
             return Ok(());
         }
         wal.truncate(first_removed).map_err(|error| self.inner.named(&error))?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::apply::{EntryId, apply};
 use crate::command::{Command, Outcome};
+use crate::ground;
 use crate::kv::{self, StateError, list, put, read};
 use crate::marker::MarkerFile;
 use crate::members::note_removed;
@@ -203,7 +204,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     ) -> Result<openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let written = self.written.take().ok_or_else(|| io::Error::other("this snapshot was built before"))??;
         let snapshots = self.snapshots.clone();
-        let finished = tokio::task::spawn_blocking(move || snapshots.finish(&written)).await;
+        let finished = ground::spawn_blocking(move || snapshots.finish(&written)).await;
         let file = finished.map_err(io::Error::other)??;
         tracing::info!(index = file.meta.last_log_id.map_or(0, |id| id.index), "snapshot written");
         Ok(openraft::Snapshot { meta: file.meta.clone(), snapshot: file })

@@ -16,11 +16,12 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
-use perennial_rpc::raft::{PayloadStream, RaftCall, RaftClient, RaftClientConfig, RaftRpcError};
+use perennial_rpc::raft::{PayloadStream, RaftCall, RaftClientConfig, RaftRpcError};
 use perennial_types::{Incarnation, JobManagerId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::ground::{self, RaftClient};
 use crate::identity::Identity;
 use crate::raft::{SnapshotMeta, TypeConfig, Vote};
 use crate::snapshot::SnapshotFile;
@@ -233,6 +234,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let client = self.peers.client(self.to).map_err(|error| StreamingError::from(rpc_error(error)))?;
         let sent = client.install_snapshot(self.peers.identity.toward(self.to), payloads, SNAPSHOT_DEADLINE);
         tokio::select! {
+            // In this order because a simulation needs one; the two have nothing to do with each other.
+            biased;
             answer = sent => {
                 let answer = self.peers.note(self.to, answer).and_then(|bytes| wire::decode(&bytes));
                 answer.map_err(|error| StreamingError::from(rpc_error(error)))
@@ -257,7 +260,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 /// The bytes of a file from its beginning. Ends early when it cannot be read: the receiver counts.
 fn file_chunks(file: std::fs::File) -> impl Stream<Item = Bytes> + Send + 'static {
     stream::unfold((file, 0), |(file, offset)| async move {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = ground::spawn_blocking(move || {
             let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
             let read = std::os::unix::fs::FileExt::read_at(&file, &mut chunk, offset);
             read.map(|read| {

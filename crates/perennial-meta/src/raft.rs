@@ -44,6 +44,7 @@ openraft::declare_raft_types!(
         R = Outcome,
         Node = BasicNode,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = crate::ground::Runtime,
 );
 
 pub(crate) type LogId = alias::LogIdOf<TypeConfig>;

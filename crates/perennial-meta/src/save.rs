@@ -10,6 +10,7 @@ use perennial_rpc::artifact::CHUNK_BYTES_MAX;
 use perennial_rpc::dispatcher::Unavailable;
 use perennial_rpc::group::{GroupError, SnapshotBytes, SnapshotContent};
 
+use crate::ground;
 use crate::store::MetaStore;
 
 /// Time the store has to write its state to a file.
@@ -38,7 +39,7 @@ impl MetaStore {
             Err(_) => return Err(store(format!("no snapshot was written within {} s", SNAPSHOT_DEADLINE.as_secs()))),
         }
         let snapshots = self.inner.snapshots.clone();
-        let current = tokio::task::spawn_blocking(move || snapshots.current()).await;
+        let current = ground::spawn_blocking(move || snapshots.current()).await;
         let current = current.map_err(|error| store(error.to_string()))?.map_err(|error| store(error.to_string()))?;
         let file = current.ok_or_else(|| store("there is no snapshot".to_owned()))?.file;
         let size = file.metadata().map_err(|error| store(error.to_string()))?.len();
@@ -49,7 +50,7 @@ impl MetaStore {
 /// The bytes of an open file from its beginning.
 fn chunks(file: std::fs::File) -> SnapshotBytes {
     Box::pin(stream::try_unfold((file, 0), |(file, offset)| async move {
-        let read = tokio::task::spawn_blocking(move || {
+        let read = ground::spawn_blocking(move || {
             let mut chunk = vec![0; CHUNK_BYTES_MAX];
             file.read_at(&mut chunk, offset).map(|read| {
                 chunk.truncate(read);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Greeting, Seen, Welcome, judge};
 use crate::contact::Contact;
 use crate::detector::{DetectorHandle, GoneReport};
+use crate::ground;
 use crate::identity::Identity;
 use crate::log::LogStore;
 use crate::machine::Machine;
@@ -174,7 +175,7 @@ impl Service {
         })?;
         self.identity.greet(&from);
         let marker = self.marker.clone();
-        let remembered = tokio::task::spawn_blocking(move || {
+        let remembered = ground::spawn_blocking(move || {
             marker.update(|marker| {
                 marker.members.insert(from.from.0, remember);
             })
@@ -222,14 +223,14 @@ impl Service {
             let chunk = chunk?;
             received += chunk.len() as u64;
             let Some(mut out) = file.take() else { break };
-            let written = tokio::task::spawn_blocking(move || out.write_all(&chunk).map(|()| out)).await;
+            let written = ground::spawn_blocking(move || out.write_all(&chunk).map(|()| out)).await;
             file = Some(written.map_err(|error| io(std::io::Error::other(error)))?.map_err(io)?);
         }
         if received != header.bytes {
             return Err(RaftRpcError::Malformed(format!("a snapshot of {} bytes has {received}", header.bytes)));
         }
         let path = incoming.0.clone();
-        let checked = tokio::task::spawn_blocking(move || {
+        let checked = ground::spawn_blocking(move || {
             file.map_or(Ok(()), |file| file.sync_all())?;
             SnapshotFile::open(path)
         });

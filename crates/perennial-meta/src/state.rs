@@ -1,21 +1,21 @@
-//! The applied state on disk: one sled tree.
+//! The applied state on disk: one sled tree, or the simulation's model of one.
 //!
 //! sled is a cache of *snapshot file + log* that need not survive: a commit never waits for its disk writes to be durable, and a
 //! directory that is damaged, half-installed or not of this cluster is deleted and filled again. sled answers damage
-//! with panics, so every call into it is guarded and becomes an error.
+//! with panics, so every call into it is guarded and becomes an error ([`tree`]).
+
+mod tree;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::OpenError;
-use crate::kv::{self, Change, Kind, Pair, StateError, View, read};
+use crate::ground;
+use crate::kv::{self, Change, Kind, Pair, StateError, View, delete, put, read};
 use crate::raft::{LogId, StoredMembership, log_id, term_of};
-
-/// Memory sled may use to cache pages: well below the 30 MB an idle JobManager may use.
-const CACHE_BYTES: u64 = 8 << 20;
+pub(crate) use tree::{Tree, open as open_sled};
 
 /// Key-value pairs written in one batch while a snapshot is installed.
 const INSTALL_BATCH: usize = 1000;
@@ -32,7 +32,7 @@ pub(crate) struct StateDb {
 
 struct Inner {
     dir: PathBuf,
-    db: sled::Db,
+    tree: Box<dyn Tree>,
     /// Held for reading by readers, for writing while a snapshot replaces everything.
     installing: RwLock<()>,
     /// Batches since the queue was last seen empty.
@@ -90,11 +90,12 @@ impl StateDb {
         &self,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut pairs = self.inner.db.iter();
-        while let Some((key, value)) = guarded(|| pairs.next().transpose())? {
-            visit(&key, &value)?;
-        }
-        Ok(())
+        let mut visited = Ok(());
+        self.inner.tree.each(&mut |key, value| {
+            visited = visit(key, value);
+            visited.is_ok()
+        })?;
+        visited
     }
 
     /// Replaces everything by the pairs of a snapshot taken at `id`.
@@ -106,24 +107,19 @@ impl StateDb {
         mut pairs: impl FnMut() -> Result<Option<Pair>, E>,
     ) -> Result<(), E> {
         let _alone = self.inner.installing.write().unwrap_or_else(PoisonError::into_inner);
-        let db = &self.inner.db;
-        guarded(|| db.remove(kv::applied::Applied::key(&())).and_then(|_| db.clear()))?;
-        let mut batch = sled::Batch::default();
-        let mut size = 0;
+        self.inner.tree.write(vec![delete::<kv::applied::Applied>(&())])?;
+        self.inner.tree.clear()?;
+        let mut batch = Vec::new();
         while let Some((key, value)) = pairs()? {
             if key == kv::applied::Applied::key(&()) {
                 continue;
             }
-            batch.insert(key, value);
-            size += 1;
-            if size == INSTALL_BATCH {
+            batch.push(Change::Put(key, value));
+            if batch.len() == INSTALL_BATCH {
                 self.write(std::mem::take(&mut batch))?;
-                size = 0;
             }
         }
-        if let Some(id) = id {
-            put_applied(&mut batch, id);
-        }
+        batch.extend(id.map(put_applied));
         self.write(batch)?;
         Ok(())
     }
@@ -135,8 +131,8 @@ impl StateDb {
         }
     }
 
-    fn write(&self, batch: sled::Batch) -> Result<(), StateError> {
-        guarded(|| self.inner.db.apply_batch(batch))?;
+    fn write(&self, batch: Vec<Change>) -> Result<(), StateError> {
+        self.inner.tree.write(batch)?;
         if self.inner.queued.fetch_add(1, Ordering::Relaxed) >= QUEUED_BATCHES_MAX {
             self.flush()?;
         }
@@ -146,7 +142,7 @@ impl StateDb {
     /// Writes what sled has in memory, so that the next start need not apply it again. Blocks.
     pub(crate) fn flush(&self) -> Result<(), StateError> {
         self.inner.queued.store(0, Ordering::Relaxed);
-        guarded(|| self.inner.db.flush().map(drop))
+        self.inner.tree.flush()
     }
 }
 
@@ -161,15 +157,11 @@ impl Pending<'_> {
 
     /// Writes all changes together with the id of the last entry they come from: all or nothing.
     pub(crate) fn write(self, id: &LogId) -> Result<(), StateError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in self.changes {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        put_applied(&mut batch, id);
-        self.state.write(batch)
+        let changes = self.changes.into_iter().map(|(key, value)| match value {
+            Some(value) => Change::Put(key, value),
+            None => Change::Delete(key),
+        });
+        self.state.write(changes.chain([put_applied(id)]).collect())
     }
 }
 
@@ -196,13 +188,11 @@ impl View for Pending<'_> {
 
 impl View for StateDb {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        guarded(|| self.inner.db.get(key)).map(|value| value.map(|value| value.to_vec()))
+        self.inner.tree.get(key)
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
-        let pairs =
-            || self.inner.db.scan_prefix(prefix).map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
-        guarded(|| pairs().collect())
+        self.inner.tree.scan(prefix)
     }
 }
 
@@ -222,16 +212,15 @@ impl View for Shared<'_> {
 }
 
 /// Records the last entry applied.
-fn put_applied(batch: &mut sled::Batch, id: &LogId) {
-    batch.insert(kv::applied::Applied::key(&()), kv::applied::Applied::encode(&(term_of(id), id.index)));
+fn put_applied(id: &LogId) -> Change {
+    put::<kv::applied::Applied>(&(), &(term_of(id), id.index))
 }
 
-/// Opens sled and reads all of it once, so that damage shows now. The error is for people.
+/// Opens the tree and reads all of it once, so that damage shows now. The error is for people.
 fn open_checked(dir: &Path) -> Result<StateDb, String> {
-    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).use_compression(false);
-    let db = guarded(|| config.open()).map_err(|error| error.to_string())?;
+    let tree = ground::open_tree(dir)?;
     let state = StateDb {
-        inner: Arc::new(Inner { dir: dir.to_owned(), db, installing: RwLock::new(()), queued: AtomicU32::new(0) }),
+        inner: Arc::new(Inner { dir: dir.to_owned(), tree, installing: RwLock::new(()), queued: AtomicU32::new(0) }),
     };
     let mut pairs = 0_usize;
     state
@@ -265,19 +254,6 @@ fn remove(dir: &Path) -> Result<(), OpenError> {
         }
     }
     Ok(())
-}
-
-/// Calls sled, which may panic on damage.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StateError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(StateError(format!("sled: {error}"))),
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(StateError(format!("sled: {}", text.unwrap_or_else(|| "it panicked".to_owned()))))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::contact::{Contact, Gone};
 use crate::detector::{Context, Detector};
 use crate::error::{OpenError, WriteError};
 use crate::follow::Follow;
+use crate::ground;
 use crate::identity::Identity;
 use crate::join::find_place;
 use crate::kv::{self, list};
@@ -353,7 +354,7 @@ impl MetaStore {
             Err(_) => tracing::warn!("the Raft engine did not stop in time"),
         }
         let (log, state) = (inner.log.clone(), inner.state.clone());
-        let closed = tokio::task::spawn_blocking(move || {
+        let closed = ground::spawn_blocking(move || {
             if let Err(error) = log.close() {
                 tracing::warn!(%error, "how far the log has come was not noted");
             }
@@ -385,6 +386,27 @@ impl MetaStore {
         let leader = forward.leader_id.map(JobManagerId).filter(|id| *id != self.this() && !is_gone(id));
         let leader = leader.and_then(|id| Some((id, self.inner.identity.address(id)?)));
         WriteError::NotLeader { leader }
+    }
+}
+
+#[cfg(test)]
+impl MetaStore {
+    /// Opens a member on the runtime it is called on, as the simulation does.
+    pub(crate) async fn open_here(config: MetaConfig) -> Result<MetaStore, OpenError> {
+        let storage = Storage::open(&config, None)?;
+        Ok(MetaStore { inner: Arc::new(start(config, storage, None).await?) })
+    }
+
+    /// What peers call.
+    pub(crate) fn gateway(&self) -> Handle {
+        self.inner.service.clone()
+    }
+
+    /// openraft's view of itself.
+    pub(crate) fn metrics(
+        &self,
+    ) -> openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>> {
+        self.inner.raft.metrics()
     }
 }
 
@@ -579,7 +601,7 @@ impl Joining {
 
     async fn join(&self) -> Result<(), String> {
         let marker = self.marker.clone();
-        let noted = tokio::task::spawn_blocking(move || marker.update(|marker| marker.admitted = true));
+        let noted = ground::spawn_blocking(move || marker.update(|marker| marker.admitted = true));
         let noted = noted.await.map_err(|error| error.to_string())?;
         noted.map_err(|error| format!("could not write the marker: {error}"))?;
         self.gate.send_replace(Gate::Open);

@@ -53,16 +53,16 @@ impl raft_log::Types for Wal {
 /// Id of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct StoredLogId {
-    pub(super) term: u64,
-    pub(super) index: u64,
+    pub(crate) term: u64,
+    pub(crate) index: u64,
 }
 
 /// A vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredVote {
-    pub(super) term: u64,
-    member: u64,
-    committed: bool,
+    pub(crate) term: u64,
+    pub(crate) member: u64,
+    pub(crate) committed: bool,
 }
 
 /// `raft-log` replaces a vote only by a higher one, as openraft does: one of a later term, or of the same term the leader whom a
@@ -83,7 +83,7 @@ pub(crate) struct StoredPayload(Payload);
 
 impl StoredPayload {
     /// Bytes it takes, roughly.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match &self.0 {
             Payload::Normal(proposal) => proposal.0.len(),
             Payload::Blank | Payload::Membership(_) => 64,
