@@ -174,7 +174,7 @@ impl Detector {
 
     /// Runs until the store stops.
     pub(crate) async fn run(mut self) {
-        let mut metrics = self.context.raft.metrics();
+        let mut metrics = self.context.raft.server_metrics();
         loop {
             let (vote, voters) = {
                 let now = metrics.borrow_watched();

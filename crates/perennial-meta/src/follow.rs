@@ -65,7 +65,9 @@ struct Begun {
 
 impl Follow {
     pub(crate) async fn run(mut self) {
-        let mut metrics = self.raft.metrics();
+        // What changes with every entry is read when this wakes, and does not wake it: it runs beside every commit.
+        let metrics = self.raft.metrics();
+        let mut server = self.raft.server_metrics();
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut remembered = tokio::time::Instant::now();
@@ -122,7 +124,7 @@ impl Follow {
                     failed = Some(reason);
                     break;
                 }
-                changed = metrics.changed() => if changed.is_err() { break },
+                changed = server.changed() => if changed.is_err() { break },
                 changed = self.progress.changed() => if changed.is_err() { break },
                 changed = self.gone.changed() => if changed.is_err() { break },
                 _ = tick.tick() => {}

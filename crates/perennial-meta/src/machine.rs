@@ -96,11 +96,14 @@ impl Machine {
             let cluster = read::<kv::cluster::Cluster>(&self.state, &())?;
             self.marker.update(|marker| marker.cluster = cluster)?;
         }
+        let rare = lead.is_some() || named || membership != self.membership;
         (self.applied, self.membership) = (Some(last), membership);
         self.index.send_replace(last.index);
-        self.progress.send_modify(|progress| {
+        // Who follows it is woken by what is rare, and reads the index when it looks anyway.
+        self.progress.send_if_modified(|progress| {
             progress.applied = last.index;
             progress.lead = lead.or(progress.lead);
+            rare
         });
         Ok(outcomes)
     }

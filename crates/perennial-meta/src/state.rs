@@ -3,13 +3,22 @@
 //! sled is a cache of *snapshot file + log* that need not survive: a commit never waits for its disk writes to be durable, and a
 //! directory that is damaged, half-installed or not of this cluster is deleted and filled again. sled answers damage
 //! with panics, so every call into it is guarded and becomes an error ([`tree`]).
+//!
+//! Each batch costs sled a write to the disk that the log waits for, so what is applied stays in memory for a moment and goes into
+//! the tree with all that was applied meanwhile, in one batch with the id of the last entry:
+//!
+//! ```text
+//! apply ──> fresh ── settle, ten times a second ──> writing ──> tree
+//! read  ──> fresh, else writing, else tree
+//! ```
+//! A crash loses the newest of them from the tree, and the next start applies these entries of the log again.
 
 mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::OpenError;
 use crate::ground;
@@ -24,6 +33,9 @@ const INSTALL_BATCH: usize = 1000;
 /// nothing slows down a caller that is quicker: the queue would take all memory, and minutes to write at the end.
 const QUEUED_BATCHES_MAX: u32 = 64;
 
+/// Changed keys with their values; `None` for a key that is gone.
+type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// The state. Clones share it.
 #[derive(Clone)]
 pub(crate) struct StateDb {
@@ -33,17 +45,40 @@ pub(crate) struct StateDb {
 struct Inner {
     dir: PathBuf,
     tree: Box<dyn Tree>,
+    /// What the tree does not have yet.
+    unwritten: RwLock<Unwritten>,
+    /// Held while something is written into the tree: batches land in the order of their entries.
+    writer: Mutex<()>,
     /// Held for reading by readers, for writing while a snapshot replaces everything.
     installing: RwLock<()>,
     /// Batches since the queue was last seen empty.
     queued: AtomicU32,
 }
 
-/// Changes of entries that are applied but not yet written, over the state as it is written.
+/// Changes that are applied and not yet in the tree.
+#[derive(Default)]
+struct Unwritten {
+    /// The newest.
+    fresh: Changes,
+    /// Those on their way into the tree.
+    writing: Arc<Changes>,
+}
+
+impl Unwritten {
+    fn get(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.fresh.get(key).or_else(|| self.writing.get(key))
+    }
+
+    /// Puts what has changed over the pairs of the tree.
+    fn over(&self, prefix: &[u8], pairs: Vec<Pair>) -> Vec<Pair> {
+        overlay(prefix, &self.fresh, overlay(prefix, &self.writing, pairs))
+    }
+}
+
+/// Changes of entries that are applied together, over the state before them.
 pub(crate) struct Pending<'a> {
     state: &'a StateDb,
-    /// `None` for a key that is gone.
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: Changes,
 }
 
 impl StateDb {
@@ -90,6 +125,7 @@ impl StateDb {
         &self,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.settle()?;
         let mut visited = Ok(());
         self.inner.tree.each(&mut |key, value| {
             visited = visit(key, value);
@@ -107,6 +143,8 @@ impl StateDb {
         mut pairs: impl FnMut() -> Result<Option<Pair>, E>,
     ) -> Result<(), E> {
         let _alone = self.inner.installing.write().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.unwritten_mut() = Unwritten::default();
         self.inner.tree.write(vec![delete::<kv::applied::Applied>(&())])?;
         self.inner.tree.clear()?;
         let mut batch = Vec::new();
@@ -134,13 +172,52 @@ impl StateDb {
     fn write(&self, batch: Vec<Change>) -> Result<(), StateError> {
         self.inner.tree.write(batch)?;
         if self.inner.queued.fetch_add(1, Ordering::Relaxed) >= QUEUED_BATCHES_MAX {
-            self.flush()?;
+            self.flush_tree()?;
         }
         Ok(())
     }
 
-    /// Writes what sled has in memory, so that the next start need not apply it again. Blocks.
+    /// Whether anything is applied that the tree does not have.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.unwritten().fresh.is_empty()
+    }
+
+    /// Writes into the tree what it does not have yet, in one batch. Blocks.
+    pub(crate) fn settle(&self) -> Result<(), StateError> {
+        let _writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = {
+            let mut unwritten = self.unwritten_mut();
+            if unwritten.fresh.is_empty() {
+                return Ok(());
+            }
+            unwritten.writing = Arc::new(std::mem::take(&mut unwritten.fresh));
+            unwritten.writing.clone()
+        };
+        let batch = writing.iter().map(|(key, value)| match value {
+            Some(value) => Change::Put(key.clone(), value.clone()),
+            None => Change::Delete(key.clone()),
+        });
+        // After an error readers go on with what is in memory, and the next start rebuilds the tree.
+        self.write(batch.collect())?;
+        self.unwritten_mut().writing = Arc::default();
+        Ok(())
+    }
+
+    fn unwritten(&self) -> RwLockReadGuard<'_, Unwritten> {
+        self.inner.unwritten.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritten_mut(&self) -> RwLockWriteGuard<'_, Unwritten> {
+        self.inner.unwritten.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is in memory, here and in sled, so that the next start need not apply it again. Blocks.
     pub(crate) fn flush(&self) -> Result<(), StateError> {
+        self.settle()?;
+        self.flush_tree()
+    }
+
+    fn flush_tree(&self) -> Result<(), StateError> {
         self.inner.queued.store(0, Ordering::Relaxed);
         self.inner.tree.flush()
     }
@@ -149,19 +226,19 @@ impl StateDb {
 impl Pending<'_> {
     /// Adds the changes of an entry.
     pub(crate) fn add(&mut self, changes: Vec<Change>) {
-        self.changes.extend(changes.into_iter().map(|change| match change {
-            Change::Put(key, value) => (key, Some(value)),
-            Change::Delete(key) => (key, None),
-        }));
+        self.changes.extend(self::changes(changes));
     }
 
-    /// Writes all changes together with the id of the last entry they come from: all or nothing.
+    /// Makes all changes part of the state, together with the id of the last entry they come from. In the tree they will be all
+    /// or not at all. Blocks when too much is in memory.
     pub(crate) fn write(self, id: &LogId) -> Result<(), StateError> {
-        let changes = self.changes.into_iter().map(|(key, value)| match value {
-            Some(value) => Change::Put(key, value),
-            None => Change::Delete(key),
-        });
-        self.state.write(changes.chain([put_applied(id)]).collect())
+        let full = {
+            let mut unwritten = self.state.unwritten_mut();
+            unwritten.fresh.extend(self.changes);
+            unwritten.fresh.extend(changes([put_applied(id)]));
+            unwritten.fresh.len() > self.state.inner.tree.unwritten_max()
+        };
+        if full { self.state.settle() } else { Ok(()) }
     }
 }
 
@@ -174,25 +251,23 @@ impl View for Pending<'_> {
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
-        let changed = self.changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
-        let mut changed = changed.peekable();
-        let written = self.state.scan(prefix)?;
-        if changed.peek().is_none() {
-            return Ok(written);
-        }
-        let mut pairs: BTreeMap<_, _> = written.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        pairs.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
-        Ok(pairs.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+        Ok(overlay(prefix, &self.changes, self.state.scan(prefix)?))
     }
 }
 
 impl View for StateDb {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.inner.tree.get(key)
+        // Held to the end: meanwhile nothing new is applied, and what lands in the tree is what is known here.
+        let unwritten = self.unwritten();
+        match unwritten.get(key) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.inner.tree.get(key),
+        }
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
-        self.inner.tree.scan(prefix)
+        let unwritten = self.unwritten();
+        Ok(unwritten.over(prefix, self.inner.tree.scan(prefix)?))
     }
 }
 
@@ -211,6 +286,24 @@ impl View for Shared<'_> {
     }
 }
 
+fn changes(of: impl IntoIterator<Item = Change>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    of.into_iter().map(|change| match change {
+        Change::Put(key, value) => (key, Some(value)),
+        Change::Delete(key) => (key, None),
+    })
+}
+
+/// Pairs whose key begins with `prefix`, with changes over them.
+fn overlay(prefix: &[u8], changes: &Changes, pairs: Vec<Pair>) -> Vec<Pair> {
+    let mut changed = changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)).peekable();
+    if changed.peek().is_none() {
+        return pairs;
+    }
+    let mut merged: Changes = pairs.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    merged.extend(changed.map(|(key, value)| (key.clone(), value.clone())));
+    merged.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
 /// Records the last entry applied.
 fn put_applied(id: &LogId) -> Change {
     put::<kv::applied::Applied>(&(), &(term_of(id), id.index))
@@ -220,7 +313,14 @@ fn put_applied(id: &LogId) -> Change {
 fn open_checked(dir: &Path) -> Result<StateDb, String> {
     let tree = ground::open_tree(dir)?;
     let state = StateDb {
-        inner: Arc::new(Inner { dir: dir.to_owned(), tree, installing: RwLock::new(()), queued: AtomicU32::new(0) }),
+        inner: Arc::new(Inner {
+            dir: dir.to_owned(),
+            tree,
+            unwritten: RwLock::default(),
+            writer: Mutex::new(()),
+            installing: RwLock::new(()),
+            queued: AtomicU32::new(0),
+        }),
     };
     let mut pairs = 0_usize;
     state
@@ -281,6 +381,33 @@ mod tests {
         pending.write(&log_id(1, 9)).unwrap();
         assert_eq!(pairs(&state), [(0, 2), (1, 1), (2, 2)]);
         assert_eq!(state.applied().unwrap(), Some(log_id(1, 9)));
+    }
+
+    #[test]
+    fn what_is_not_in_the_tree_yet_is_read_and_what_was_settled_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let state = StateDb::open(&path).unwrap();
+        let put = |key: u8, value: u8| Change::Put(vec![b'k', key], vec![value]);
+        let write = |changes, index| {
+            let mut pending = state.pending();
+            pending.add(changes);
+            pending.write(&log_id(1, index)).unwrap();
+        };
+        write(vec![put(1, 1), put(2, 1)], 1);
+        assert!(state.is_unsettled() && state.inner.tree.scan(b"k").unwrap().is_empty());
+        assert_eq!(pairs(&state), [(1, 1), (2, 1)]);
+        state.settle().unwrap();
+        assert!(!state.is_unsettled());
+        write(vec![put(2, 2), Change::Delete(vec![b'k', 1])], 2);
+        assert_eq!(state.get(&[b'k', 1]).unwrap(), None);
+        assert_eq!(pairs(&state), [(2, 2)]);
+        assert_eq!(state.applied().unwrap(), Some(log_id(1, 2)));
+        state.inner.tree.flush().unwrap();
+        drop(state);
+        // As after a kill: the tree is behind, and the log has the rest.
+        let state = StateDb::open(&path).unwrap();
+        assert_eq!((pairs(&state), state.applied().unwrap()), (vec![(1, 1), (2, 1)], Some(log_id(1, 1))));
     }
 
     #[test]

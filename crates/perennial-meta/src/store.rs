@@ -39,6 +39,9 @@ use crate::storage::{Storage, position};
 /// Time a write has: several elections, and less than a client waits.
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How often what is applied is written into the state's tree.
+const SETTLE_PERIOD: Duration = Duration::from_millis(100);
+
 /// Time a leader has to hand over before it stops anyway.
 const HAND_OVER_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -483,6 +486,7 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         stop: stop.clone(),
     };
     tokio::spawn(follow.run());
+    tokio::spawn(settle(state.clone(), fatal_sender.clone(), stop.clone()));
     let joining = Joining {
         raft: raft.clone(),
         config: config.clone(),
@@ -540,6 +544,23 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         runtime,
         _lock: lock,
     })
+}
+
+/// Writes what is applied into the state's tree, a moment later and many entries at once.
+async fn settle(state: StateDb, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(SETTLE_PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if !state.is_unsettled() {
+            continue;
+        }
+        let settling = state.clone();
+        if let Ok(Err(error)) = ground::spawn_blocking(move || settling.settle()).await {
+            state.mark_for_rebuild();
+            fatal.send_replace(Some(format!("the metadata store has failed: {error}")));
+            return;
+        }
+    }
 }
 
 fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::ConfigError> {

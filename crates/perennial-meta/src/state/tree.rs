@@ -8,11 +8,17 @@ use crate::kv::{Change, Pair, StateError};
 /// Memory sled may use to cache pages: well below the 30 MB an idle JobManager may use.
 const CACHE_BYTES: u64 = 8 << 20;
 
+/// Changed keys that wait in memory for sled; above it, whoever applies more writes them at once.
+const UNWRITTEN_MAX: usize = 10_000;
+
 /// An ordered map that writes a batch as a whole or not at all, one after the other. It may lose the newest batches in a
 /// crash, never one before another.
 ///
 /// Two implementations: sled, and the simulation's model.
 pub(crate) trait Tree: Send + Sync {
+    /// How many changed keys may wait in memory to be written together.
+    fn unwritten_max(&self) -> usize;
+
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError>;
 
@@ -33,6 +39,10 @@ pub(crate) trait Tree: Send + Sync {
 }
 
 impl Tree for sled::Db {
+    fn unwritten_max(&self) -> usize {
+        UNWRITTEN_MAX
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
         guarded(|| sled::Tree::get(self, key)).map(|value| value.map(|value| value.to_vec()))
     }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use openraft::RaftLogReader;
+use openraft::impls::BasicNode;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use perennial_types::JobManagerId;
@@ -13,8 +14,8 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::config::Peer;
-use crate::kv::Change;
-use crate::raft::{Entry, Payload, Proposal, TypeConfig, Vote, log_id};
+use crate::kv::{self, put};
+use crate::raft::{Entry, Payload, Proposal, StoredMembership, TypeConfig, Vote, log_id};
 
 /// Entries in the log; large, so that they fill several files.
 const ENTRIES: u64 = 700;
@@ -161,7 +162,10 @@ fn a_state_ahead_of_the_log_is_a_loss_only_where_nobody_else_could_have_committe
         fill(&runtime, &config);
         let state = StateDb::open(&dir.path().join("meta/state")).unwrap();
         let mut pending = state.pending();
-        pending.add(vec![Change::Put(b"k".to_vec(), b"v".to_vec())]);
+        let nodes = (1..=members).map(|id| (id, BasicNode::new(""))).collect::<BTreeMap<_, _>>();
+        let voters = openraft::Membership::new(vec![(1..=members).collect()], nodes).unwrap();
+        let membership = StoredMembership::new(Some(log_id(1, 0)), voters);
+        pending.add(vec![put::<kv::membership::Membership>(&(), &membership)]);
         pending.write(&log_id(1, ENTRIES)).unwrap();
         state.flush().unwrap();
         drop(state);
