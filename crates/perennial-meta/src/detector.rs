@@ -58,11 +58,12 @@ const PROBE_DEADLINE: Duration = Duration::from_millis(200);
 /// Time another member has to answer.
 const ASK_DEADLINE: Duration = Duration::from_millis(100);
 
-/// Time from seeing a death to the first turn, when nobody was let stand at once: many times what asking takes.
-const FIRST_TURN: Duration = Duration::from_millis(60);
+/// Time from seeing a death to the first turn, when nobody was let stand at once: more than an election takes on a busy machine,
+/// whose candidate would otherwise lose the vote of the one whose turn it is.
+const FIRST_TURN: Duration = Duration::from_millis(200);
 
 /// Time from a turn to the next one: an election takes less.
-const TURN: Duration = Duration::from_millis(50);
+const TURN: Duration = Duration::from_millis(100);
 
 /// When all had their turn, this member looks so often whether it was wrong.
 const DOUBT: Duration = Duration::from_millis(500);

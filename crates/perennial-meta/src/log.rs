@@ -22,6 +22,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -56,6 +57,8 @@ struct Inner {
     state: Mutex<State>,
     /// Why the log takes nothing any more.
     failed: watch::Sender<Option<String>>,
+    /// Term of the newest vote that is durable.
+    voted: AtomicU64,
 }
 
 struct State {
@@ -94,7 +97,8 @@ impl LogStore {
         let flushed = wal.positions().last;
         let state = State { wal: Some(wal), waiting: Vec::new(), flushing: false, flushed, failed: None };
         let (failed, state) = (watch::Sender::new(None), Mutex::new(state));
-        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state, failed }) })
+        let voted = AtomicU64::new(0);
+        Ok(Self { inner: Arc::new(Inner { dir: dir.to_owned(), marker, state, failed, voted }) })
     }
 
     /// Term of the newest vote, 0 when there is none.
@@ -117,6 +121,17 @@ impl LogStore {
         self.inner.lock().floor()
     }
 
+    /// Whether the marker is behind the newest durable vote.
+    pub(crate) fn is_term_unnoted(&self) -> bool {
+        self.inner.voted.load(Ordering::Relaxed) > self.inner.marker.get().floor.term
+    }
+
+    /// Notes the term of the newest durable vote in the marker; after the vote, so that the floor is never above what is
+    /// stored. Blocks.
+    pub(crate) fn note_term(&self) -> io::Result<()> {
+        self.inner.marker.raise_term(self.inner.voted.load(Ordering::Relaxed))
+    }
+
     /// Resolves when the log takes nothing any more, with the reason.
     pub(crate) async fn failed(&self) -> String {
         let mut failed = self.inner.failed.subscribe();
@@ -134,6 +149,7 @@ impl LogStore {
             (state.floor(), state.wal.take())
         };
         drop(wal);
+        self.note_term()?;
         self.inner.marker.raise_index(floor)
     }
 
@@ -329,9 +345,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.inner.submit(&mut state, Waiter::Vote(reply))?;
         }
         durable.await.map_err(|_| io::Error::other("the log's writer has stopped"))??;
-        // After the vote, so that the floor is never above what is stored.
-        let (marker, term) = (self.inner.marker.clone(), vote.leader_id.term);
-        ground::spawn_blocking(move || marker.raise_term(term)).await.map_err(io::Error::other)?
+        // The marker follows within a moment ([`LogStore::note_term`]): an election does not wait for two more syncs.
+        self.inner.voted.fetch_max(vote.leader_id.term, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

@@ -117,11 +117,13 @@ impl Marker {
     }
 }
 
-/// The marker on disk.
+/// The marker on disk. Who reads it never waits for the disk: every call to a peer reads it, on the thread of Raft.
 #[derive(Debug)]
 pub(crate) struct MarkerFile {
     path: PathBuf,
     marker: Mutex<Marker>,
+    /// Held while the file is written: changes are made one after the other.
+    writer: Mutex<()>,
 }
 
 impl MarkerFile {
@@ -133,13 +135,13 @@ impl MarkerFile {
             Err(source) => return Err(OpenError::io("read", path, source)),
         };
         let marker = Marker::decode(&bytes).map_err(|what| OpenError::Damaged { path: path.to_owned(), what })?;
-        Ok(Some(Self { path: path.to_owned(), marker: Mutex::new(marker) }))
+        Ok(Some(Self { path: path.to_owned(), marker: Mutex::new(marker), writer: Mutex::new(()) }))
     }
 
     /// Makes the marker of a new directory.
     pub(crate) fn create(path: &Path, marker: Marker) -> Result<Self, OpenError> {
-        let file = Self { path: path.to_owned(), marker: Mutex::new(marker) };
-        file.write(&file.lock()).map_err(|source| OpenError::io("create", path, source))?;
+        let file = Self { path: path.to_owned(), marker: Mutex::new(marker), writer: Mutex::new(()) };
+        file.write(&file.get()).map_err(|source| OpenError::io("create", path, source))?;
         Ok(file)
     }
 
@@ -160,12 +162,13 @@ impl MarkerFile {
 
     /// Changes the content and makes it durable before returning. Nothing is written when nothing changed.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Marker)) -> io::Result<()> {
-        let mut marker = self.lock();
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let marker = self.get();
         let mut changed = marker.clone();
         change(&mut changed);
-        if changed != *marker {
+        if changed != marker {
             self.write(&changed)?;
-            *marker = changed;
+            *self.lock() = changed;
         }
         Ok(())
     }
@@ -219,6 +222,15 @@ mod tests {
         file.raise_index(4).unwrap();
         let again = MarkerFile::open(&path).unwrap().unwrap().get();
         assert_eq!(again, Marker { floor: Floor { term: 8, index: 9 }, ..marker() });
+    }
+
+    /// Raft's thread froze for as long as the disk took, and others elected meanwhile.
+    #[test]
+    fn the_marker_is_read_while_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = MarkerFile::create(&dir.path().join("marker"), marker()).unwrap();
+        let _writing = file.writer.lock().unwrap();
+        assert_eq!((file.cluster(), file.get()), (marker().cluster, marker()));
     }
 
     #[test]

@@ -36,6 +36,10 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Time a peer has to accept a pipeline of appends: a connection attempt and an answer.
 const STREAM_DEADLINE: Duration = Duration::from_millis(400);
 
+/// Time a peer has at least to answer a vote. openraft gives it the shortest election timeout; on a busy machine with a busy disk
+/// that is over before the vote is durable, and an answer that comes later still counts.
+const VOTE_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Pause before a peer that was not reached is tried again. openraft's default of 200 ms delays a peer that comes back.
 const BACKOFF: Duration = Duration::from_millis(20);
 
@@ -209,7 +213,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ask(RaftCall::Vote, &request, option.hard_ttl()).await
+        self.ask(RaftCall::Vote, &request, option.hard_ttl().max(VOTE_DEADLINE)).await
     }
 
     async fn pre_vote(
@@ -217,7 +221,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ask(RaftCall::PreVote, &request, option.hard_ttl()).await
+        self.ask(RaftCall::PreVote, &request, option.hard_ttl().max(VOTE_DEADLINE)).await
     }
 
     async fn full_snapshot(

@@ -486,7 +486,7 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         stop: stop.clone(),
     };
     tokio::spawn(follow.run());
-    tokio::spawn(settle(state.clone(), fatal_sender.clone(), stop.clone()));
+    tokio::spawn(settle(state.clone(), log.clone(), fatal_sender.clone(), stop.clone()));
     let joining = Joining {
         raft: raft.clone(),
         config: config.clone(),
@@ -546,11 +546,19 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
     })
 }
 
-/// Writes what is applied into the state's tree, a moment later and many entries at once.
-async fn settle(state: StateDb, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+/// Writes what need not be on the disk at once, and then for many entries together: what is applied into the state's tree, the
+/// term of the newest vote into the marker.
+async fn settle(state: StateDb, log: LogStore, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(SETTLE_PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if log.is_term_unnoted() {
+            let noting = log.clone();
+            if let Ok(Err(error)) = ground::spawn_blocking(move || noting.note_term()).await {
+                fatal.send_replace(Some(format!("the metadata store has failed: the marker was not written: {error}")));
+                return;
+            }
+        }
         if !state.is_unsettled() {
             continue;
         }
