@@ -80,7 +80,7 @@ struct Shared {
     places: Arc<Semaphore>,
 }
 
-/// See the [module](self). Dropped, it ends all connections.
+/// A network between processes that can be broken, one way at a time. Dropped, it ends all connections.
 pub struct Proxy {
     shared: Arc<Shared>,
     fronts: BTreeMap<String, u16>,
