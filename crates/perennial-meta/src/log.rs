@@ -123,7 +123,7 @@ impl LogStore {
 
     /// Whether the marker is behind the newest durable vote.
     pub(crate) fn is_term_unnoted(&self) -> bool {
-        self.inner.voted.load(Ordering::Relaxed) > self.inner.marker.get().floor.term
+        self.inner.voted.load(Ordering::Relaxed) > self.inner.marker.term_floor()
     }
 
     /// Notes the term of the newest durable vote in the marker; after the vote, so that the floor is never above what is

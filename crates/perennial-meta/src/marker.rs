@@ -155,6 +155,11 @@ impl MarkerFile {
         self.lock().cluster
     }
 
+    /// The floor's term.
+    pub(crate) fn term_floor(&self) -> u64 {
+        self.lock().floor.term
+    }
+
     /// The floor's index.
     pub(crate) fn index_floor(&self) -> u64 {
         self.lock().floor.index

@@ -121,8 +121,8 @@ impl Proxy {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_connections_break_but_whose_address_still_answers_is_not_deposed() {
+/// A started group whose members reach each other through proxies only, and which elects by the detector only.
+async fn behind_proxies() -> (Group, Vec<Proxy>) {
     let mut group = Group::new(3).await;
     group.election_timeout_ms = NEVER_MS;
     group.behind_proxies().await;
@@ -131,6 +131,12 @@ async fn a_leader_whose_connections_break_but_whose_address_still_answers_is_not
         proxies.push(Proxy::start(&front, back).await);
     }
     group.start_all().await;
+    (group, proxies)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_connections_break_but_whose_address_still_answers_is_not_deposed() {
+    let (group, proxies) = behind_proxies().await;
     let (leader, epoch) = settled(&group).await;
     for round in 0..10 {
         proxies.iter().for_each(Proxy::cut);
@@ -145,14 +151,7 @@ async fn a_leader_whose_connections_break_but_whose_address_still_answers_is_not
 /// No connection is ever refused here: it is the new process that tells that the old one is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_process_was_replaced_is_gone() {
-    let mut group = Group::new(3).await;
-    group.election_timeout_ms = NEVER_MS;
-    group.behind_proxies().await;
-    let mut proxies = Vec::new();
-    for (front, back) in group.proxied() {
-        proxies.push(Proxy::start(&front, back).await);
-    }
-    group.start_all().await;
+    let (mut group, _proxies) = behind_proxies().await;
     let (leader, epoch) = settled(&group).await;
     group.kill(leader);
     group.start(leader).await;
