@@ -60,7 +60,7 @@ const ASK_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Time from seeing a death to the first turn, when nobody was let stand at once: more than an election takes on a busy machine,
 /// whose candidate would otherwise lose the vote of the one whose turn it is.
-const FIRST_TURN: Duration = Duration::from_millis(200);
+const FIRST_TURN: Duration = Duration::from_millis(500);
 
 /// Time from a turn to the next one: an election takes less.
 const TURN: Duration = Duration::from_millis(100);
@@ -227,7 +227,7 @@ impl Detector {
         }
         let leader = JobManagerId(leader);
         let Some(address) = self.context.identity.address(leader) else { return };
-        let watching = until_gone(self.context.peers.clone(), leader, address);
+        let watching = until_gone(self.context.peers.clone(), self.context.contact.clone(), leader, address);
         self.context.contact.leads(term, leader.0);
         self.case = Some(Case {
             vote,
@@ -281,7 +281,8 @@ impl Detector {
             tracing::info!(leader = %case.leader, "the leader is there after all");
             (case.seen, case.due) = (None, None);
             if let Some(address) = self.context.identity.address(case.leader) {
-                let watching = until_gone(self.context.peers.clone(), case.leader, address);
+                let watching =
+                    until_gone(self.context.peers.clone(), self.context.contact.clone(), case.leader, address);
                 case.watching = Some(Box::pin(watching));
             }
             self.context.contact.gone(None);
@@ -366,7 +367,7 @@ async fn at(due: Option<Instant>) {
 }
 
 /// Resolves when the leader's process is gone.
-async fn until_gone(peers: Arc<Peers>, leader: JobManagerId, address: String) -> Evidence {
+async fn until_gone(peers: Arc<Peers>, contact: Arc<Contact>, leader: JobManagerId, address: String) -> Evidence {
     let mut process = None;
     let mut pause = WATCH_PAUSE_MIN;
     loop {
@@ -379,8 +380,9 @@ async fn until_gone(peers: Arc<Peers>, leader: JobManagerId, address: String) ->
             // It says nothing more; what counts is the end.
             while let Some(Ok(_)) = words.next().await {}
         }
-        // Before it was reached once, a refusal may mean that it does not listen yet.
-        if process.is_some() && is_refused(&address).await {
+        // Before it was reached or heard once, a refusal may mean that it does not listen yet.
+        let was_there = process.is_some() || contact.last_word(leader.0).is_some();
+        if was_there && is_refused(&address).await {
             return Evidence::Refused;
         }
         if begun.elapsed() > WATCH_PAUSE_MAX {
