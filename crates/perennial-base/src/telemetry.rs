@@ -50,7 +50,7 @@ pub enum InitError {
 
 /// What is not logged unless the filter names it: libraries that warn at every lost heartbeat, of which our own lines tell
 /// once and in our words.
-const QUIET: &str = "openraft=off,raft_log=warn,chunked_wal=warn";
+const QUIET: &str = "openraft=off";
 
 /// Sets up logging for this process, once. `level` is a level or a filter such as `info,perennial_meta=debug`.
 ///

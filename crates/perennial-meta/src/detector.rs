@@ -351,7 +351,7 @@ impl Detector {
 }
 
 /// A future that may not be there.
-async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
+pub(crate) async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,

@@ -1,5 +1,6 @@
 //! The task that follows openraft's metrics: tells who leads, opens a leadership, and notices when the member fails.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::Command;
 use crate::contact::{Contact, Gone};
+use crate::detector::or_never;
 use crate::ground;
 use crate::identity::Identity;
 use crate::kv::{self, list};
@@ -71,6 +73,7 @@ impl Follow {
         let mut tick = tokio::time::interval(self.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut remembered = tokio::time::Instant::now();
+        let mut remembering: Option<tokio::task::JoinHandle<io::Result<()>>> = None;
         let mut begun: Option<Begun> = None;
         let mut opening: Option<(u64, tokio::task::JoinHandle<()>)> = None;
         let mut failed = None;
@@ -113,8 +116,9 @@ impl Follow {
                 let task = open_leadership(self.raft.clone(), self.identity.this(), self.marker.cluster().is_none());
                 opening = Some((now.current_term, tokio::spawn(task)));
             }
-            if self.remember(&now, remembered.elapsed() >= REMEMBER_PAUSE).await {
-                remembered = tokio::time::Instant::now();
+            // Who leads is told meanwhile: the disk may take seconds.
+            if remembering.is_none() {
+                remembering = self.remember(&now, remembered.elapsed() >= REMEMBER_PAUSE);
             }
             tokio::select! {
                 // Each ends the loop or wakes it, so any order will do; a simulation needs one.
@@ -123,6 +127,13 @@ impl Follow {
                 reason = self.log.failed() => {
                     failed = Some(reason);
                     break;
+                }
+                written = or_never(remembering.as_mut()) => {
+                    (remembering, remembered) = (None, tokio::time::Instant::now());
+                    if let Ok(Err(error)) = written {
+                        failed = Some(error.to_string());
+                        break;
+                    }
                 }
                 changed = server.changed() => if changed.is_err() { break },
                 changed = self.progress.changed() => if changed.is_err() { break },
@@ -198,8 +209,8 @@ impl Follow {
     }
 
     /// Remembers how far this member and each follower have come, so that it is found out when one of them comes back with
-    /// less. Returns whether anything was written.
-    async fn remember(&self, now: &RaftMetrics<TypeConfig>, due: bool) -> bool {
+    /// less. Returns what writes it, if there is anything to write.
+    fn remember(&self, now: &RaftMetrics<TypeConfig>, due: bool) -> Option<tokio::task::JoinHandle<io::Result<()>>> {
         let own = self.log.floor();
         let committed = now.local_committed.map_or(0, |id| id.index);
         let known = self.marker.get().members;
@@ -213,10 +224,10 @@ impl Follow {
             }
         }
         if raised.is_empty() && !(due && own > self.marker.index_floor()) {
-            return false;
+            return None;
         }
         let marker = self.marker.clone();
-        let written = ground::spawn_blocking(move || {
+        Some(ground::spawn_blocking(move || {
             marker.update(|marker| {
                 marker.floor.index = marker.floor.index.max(own);
                 for (id, floor) in raised {
@@ -225,11 +236,7 @@ impl Follow {
                     }
                 }
             })
-        });
-        if let Ok(Err(error)) = written.await {
-            self.fatal.send_replace(Some(format!("the metadata store has failed: {error}")));
-        }
-        true
+        }))
     }
 }
 

@@ -5,7 +5,7 @@
 //! artifact bytes do not go through here.
 //!
 //! ```text
-//!            MetaStore ── write ──> openraft ──────────> log (raft-log, fdatasync) ──┐
+//!            MetaStore ── write ──> openraft ──────────> log (files, fdatasync) ─────┐
 //!               │                     │  ▲                                           │ committed
 //!   leadership, │ state               │  └── peers: network.rs calls, service.rs answers
 //!               │                     ▼                                              ▼
@@ -19,7 +19,7 @@
 //! The peer list of the configuration founds the group; afterwards its members are those of the log (`members.rs`), and are
 //! changed one at a time (`change.rs`).
 //!
-//! Architecture invariants: only this crate names openraft, raft-log and sled, and none of their types leaves it. Outside,
+//! Architecture invariants: only this crate names openraft and sled, and none of their types leaves it. Outside,
 //! Raft's term is the `LeaderEpoch`. `apply.rs` reads no clock and has no randomness.
 //!
 //! Start with [`MetaStore`] and [`Command`]; inside, with `storage.rs` (what is on disk) and `store.rs` (what runs).

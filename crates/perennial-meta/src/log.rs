@@ -1,7 +1,7 @@
-//! The Raft log and vote: the crate `raft-log` behind openraft's storage traits.
+//! The Raft log and vote behind openraft's storage traits.
 //!
-//! One worker thread of that crate writes and calls `fdatasync`. At most one flush is in flight: what is appended
-//! meanwhile gathers in memory and goes with the next one, so that many writers share a sync. openraft is told of
+//! One thread writes and calls `fdatasync`. At most one flush is in flight: what is appended meanwhile gathers in memory and
+//! goes with the next one, so that many writers share a sync. openraft is told of
 //! entries and votes only after the sync that covers them. The first error ends the log for good: a failed sync is
 //! never tried again, since the kernel may have dropped the pages it could not write. [`LogStore::failed`] tells it even
 //! when nobody waits for the flush that has failed.
@@ -13,10 +13,14 @@
 //!                              └──────────────────────────┘
 //! ```
 //!
-//! All of that is above [`LogDisk`], below which is `raft-log` or, in the simulation, a disk that forgets.
+//! All of that is above [`LogDisk`], below which are the files ([`wal`]) or, in the simulation, a disk that forgets.
 
 mod disk;
-mod stored;
+mod index;
+mod record;
+mod recover;
+mod wal;
+mod writer;
 
 use std::fmt::Debug;
 use std::io;
@@ -27,17 +31,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use raft_log::Callback;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::OpenError;
-use crate::marker::MarkerFile;
+use crate::marker::{Floor, MarkerFile};
 use crate::raft::{Entry, LogId, TypeConfig, Vote, log_id};
 use crate::{files, ground};
+pub(crate) use disk::LogDisk;
 #[cfg(test)]
 pub(crate) use disk::Positions;
-pub(crate) use disk::{LogDisk, open as open_files};
-pub(crate) use stored::{StoredLogId, StoredPayload, StoredVote};
+pub(crate) use record::{StoredLogId, StoredPayload, StoredVote};
+pub(crate) use wal::open as open_files;
 
 /// Bytes of entries read at once for replication.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -121,15 +125,18 @@ impl LogStore {
         self.inner.lock().floor()
     }
 
-    /// Whether the marker is behind the newest durable vote.
-    pub(crate) fn is_term_unnoted(&self) -> bool {
-        self.inner.voted.load(Ordering::Relaxed) > self.inner.marker.term_floor()
+    /// Whether the marker is behind the newest durable vote, or far behind what is committed.
+    pub(crate) fn is_unnoted(&self) -> bool {
+        let marker = &self.inner.marker;
+        self.inner.voted.load(Ordering::Relaxed) > marker.term_floor()
+            || self.floor() >= marker.index_floor() + MARKER_EVERY
     }
 
-    /// Notes the term of the newest durable vote in the marker; after the vote, so that the floor is never above what is
-    /// stored. Blocks.
-    pub(crate) fn note_term(&self) -> io::Result<()> {
-        self.inner.marker.raise_term(self.inner.voted.load(Ordering::Relaxed))
+    /// Notes in the marker the term of the newest durable vote, and what is committed and durable; after the log itself, so
+    /// that the floor is never above what is stored. Blocks, for two syncs: neither an election nor a commit waits for it.
+    pub(crate) fn note(&self) -> io::Result<()> {
+        let floor = Floor { term: self.inner.voted.load(Ordering::Relaxed), index: self.floor() };
+        self.inner.marker.raise(floor)
     }
 
     /// Resolves when the log takes nothing any more, with the reason.
@@ -149,8 +156,7 @@ impl LogStore {
             (state.floor(), state.wal.take())
         };
         drop(wal);
-        self.note_term()?;
-        self.inner.marker.raise_index(floor)
+        self.inner.marker.raise(Floor { term: self.inner.voted.load(Ordering::Relaxed), index: floor })
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -224,18 +230,17 @@ fn closed() -> io::Error {
     io::Error::other("the log is closed")
 }
 
-impl Callback for Flush {
-    fn send(mut self, result: io::Result<()>) {
+impl Flush {
+    /// The flush has ended.
+    pub(crate) fn done(mut self, result: io::Result<()>) {
         let log = self.log.upgrade();
         let failed = match (result, &log) {
             (Err(error), Some(log)) => Some(log.named(&error)),
             (result, _) => result.err(),
         };
-        let floor = log.as_ref().filter(|_| failed.is_none()).map_or(0, |log| {
-            let mut state = log.lock();
-            state.flushed = self.last;
-            state.floor()
-        });
+        if let Some(log) = log.as_ref().filter(|_| failed.is_none()) {
+            log.lock().flushed = self.last;
+        }
         for waiter in self.waiters.drain(..) {
             waiter.tell(match &failed {
                 None => Ok(()),
@@ -246,17 +251,12 @@ impl Callback for Flush {
         if let Some(error) = failed {
             return log.fail(&mut log.lock(), &error);
         }
-        // Without the lock: it is read with every entry, and this is a write with two syncs.
-        let marked = match floor >= log.marker.index_floor() + MARKER_EVERY {
-            true => log.marker.raise_index(floor),
-            false => Ok(()),
-        };
         let mut state = log.lock();
         state.flushing = false;
-        let flushed = marked.and_then(|()| match state.waiting.is_empty() {
+        let flushed = match state.waiting.is_empty() {
             true => Ok(()),
             false => log.flush(&mut state),
-        });
+        };
         if let Err(error) = flushed {
             log.fail(&mut state, &error);
         }
@@ -345,7 +345,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.inner.submit(&mut state, Waiter::Vote(reply))?;
         }
         durable.await.map_err(|_| io::Error::other("the log's writer has stopped"))??;
-        // The marker follows within a moment ([`LogStore::note_term`]): an election does not wait for two more syncs.
+        // The marker follows within a moment ([`LogStore::note`]): an election does not wait for two more syncs.
         self.inner.voted.fetch_max(vote.leader_id.term, Ordering::Relaxed);
         Ok(())
     }

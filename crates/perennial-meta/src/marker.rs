@@ -178,14 +178,12 @@ impl MarkerFile {
         Ok(())
     }
 
-    /// Raises the floor's term.
-    pub(crate) fn raise_term(&self, term: u64) -> io::Result<()> {
-        self.update(|marker| marker.floor.term = marker.floor.term.max(term))
-    }
-
-    /// Raises the floor's index.
-    pub(crate) fn raise_index(&self, index: u64) -> io::Result<()> {
-        self.update(|marker| marker.floor.index = marker.floor.index.max(index))
+    /// Raises the floor's term and index.
+    pub(crate) fn raise(&self, floor: Floor) -> io::Result<()> {
+        self.update(|marker| {
+            marker.floor.term = marker.floor.term.max(floor.term);
+            marker.floor.index = marker.floor.index.max(floor.index);
+        })
     }
 
     fn write(&self, marker: &Marker) -> io::Result<()> {
@@ -223,8 +221,8 @@ mod tests {
         let path = dir.path().join("marker");
         assert!(MarkerFile::open(&path).unwrap().is_none());
         let file = MarkerFile::create(&path, marker()).unwrap();
-        file.raise_term(8).unwrap();
-        file.raise_index(4).unwrap();
+        file.raise(Floor { term: 8, index: 0 }).unwrap();
+        file.raise(Floor { term: 0, index: 4 }).unwrap();
         let again = MarkerFile::open(&path).unwrap().unwrap().get();
         assert_eq!(again, Marker { floor: Floor { term: 8, index: 9 }, ..marker() });
     }

@@ -486,7 +486,8 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         stop: stop.clone(),
     };
     tokio::spawn(follow.run());
-    tokio::spawn(settle(state.clone(), log.clone(), fatal_sender.clone(), stop.clone()));
+    tokio::spawn(settle(state.clone(), fatal_sender.clone(), stop.clone()));
+    tokio::spawn(note(log.clone(), fatal_sender.clone(), stop.clone()));
     let joining = Joining {
         raft: raft.clone(),
         config: config.clone(),
@@ -546,19 +547,10 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
     })
 }
 
-/// Writes what need not be on the disk at once, and then for many entries together: what is applied into the state's tree, the
-/// term of the newest vote into the marker.
-async fn settle(state: StateDb, log: LogStore, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(SETTLE_PERIOD);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Writes what is applied into the state's tree, for many entries together.
+async fn settle(state: StateDb, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+    let mut tick = settling();
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        if log.is_term_unnoted() {
-            let noting = log.clone();
-            if let Ok(Err(error)) = ground::spawn_blocking(move || noting.note_term()).await {
-                fatal.send_replace(Some(format!("the metadata store has failed: the marker was not written: {error}")));
-                return;
-            }
-        }
         if !state.is_unsettled() {
             continue;
         }
@@ -569,6 +561,27 @@ async fn settle(state: StateDb, log: LogStore, fatal: watch::Sender<Option<Strin
             return;
         }
     }
+}
+
+/// Notes in the marker how far the log has come. A task beside [`settle`]: they wait for different files.
+async fn note(log: LogStore, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+    let mut tick = settling();
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if !log.is_unnoted() {
+            continue;
+        }
+        let noting = log.clone();
+        if let Ok(Err(error)) = ground::spawn_blocking(move || noting.note()).await {
+            fatal.send_replace(Some(format!("the metadata store has failed: the marker was not written: {error}")));
+            return;
+        }
+    }
+}
+
+fn settling() -> tokio::time::Interval {
+    let mut tick = tokio::time::interval(SETTLE_PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick
 }
 
 fn engine_config(config: &MetaConfig) -> Result<openraft::Config, openraft::ConfigError> {

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use raft_log::Callback;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -142,7 +141,7 @@ struct Log {
 }
 
 impl Log {
-    /// Refuses what `raft-log` refuses.
+    /// Refuses what the files refuse.
     fn write(&mut self, record: Record) -> io::Result<()> {
         let at = &self.positions;
         let sound = match &record {
@@ -245,17 +244,17 @@ impl LogDisk for LogModel {
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             if std::mem::take(&mut disk.lock().broken) {
-                return flush.send(Err(io::Error::from_raw_os_error(5)));
+                return flush.done(Err(io::Error::from_raw_os_error(5)));
             }
             match bug {
                 Some(Bug::AckBeforeSync) => {
-                    flush.send(Ok(()));
+                    flush.done(Ok(()));
                     tokio::time::sleep(LATE_SYNC).await;
                     disk.synced(written);
                 }
                 _ => {
                     disk.synced(written);
-                    flush.send(Ok(()));
+                    flush.done(Ok(()));
                 }
             }
         });
