@@ -11,6 +11,9 @@
 //! leadership, which other members grant although they have heard of the old leader a moment ago. (That is why a read
 //! here asks a quorum, and never relies on a leader's lease.)
 //!
+//! An election may come to nothing, and the leader is still gone: a death that was seen counts until another leader is known or this
+//! member leads. Meanwhile the survivors agree again after each election.
+//!
 //! A leader that is heard again after its death was seen lives: then this member was wrong, and says so no more.
 
 use std::collections::BTreeSet;
@@ -65,8 +68,19 @@ const FIRST_TURN: Duration = Duration::from_millis(500);
 /// Time from a turn to the next one: an election takes less.
 const TURN: Duration = Duration::from_millis(100);
 
-/// When all had their turn, this member looks so often whether it was wrong.
+/// When all had their turn, they begin anew after so long.
 const DOUBT: Duration = Duration::from_millis(500);
+
+/// Time an election has before the survivors agree on the next one, and at most: it doubles with each that comes to nothing, or a disk
+/// that takes longer than that would see one given up after the other.
+const ELECTION_MIN: Duration = FIRST_TURN;
+const ELECTION_MAX: Duration = Duration::from_secs(4);
+
+/// Time in which the vote of a member that stands is durable; after that its turn comes again.
+const STAND_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Terms a member steps through when it stands and others have had elections it knows only by hearsay: each costs a durable vote.
+const CATCH_UP_MAX: usize = 8;
 
 /// What the leader had sent before it died is still read for so long.
 const LAST_WORDS: Duration = Duration::from_millis(50);
@@ -79,6 +93,8 @@ const INBOX_MAX: usize = 32;
 pub(crate) struct GoneReport {
     /// The leader's vote.
     pub(crate) vote: Vote,
+    /// The newest term the telling member knows of.
+    pub(crate) round: u64,
     /// Where the log of the telling member ends.
     pub(crate) end: LogEnd,
 }
@@ -123,7 +139,7 @@ pub(crate) struct Context {
     pub(crate) peers: Arc<Peers>,
     pub(crate) log: LogStore,
     pub(crate) contact: Arc<Contact>,
-    /// Told of a leader whose process is gone, as long as no newer vote is known.
+    /// Told of a leader whose process is gone, as long as no newer leader is known.
     pub(crate) gone: watch::Sender<Option<Gone>>,
     pub(crate) stop: CancellationToken,
 }
@@ -136,7 +152,7 @@ pub(crate) struct Detector {
     work: JoinSet<Done>,
 }
 
-/// One leader, as long as its vote is the newest.
+/// One leader, as long as no newer one is known.
 struct Case {
     vote: Vote,
     leader: JobManagerId,
@@ -145,16 +161,29 @@ struct Case {
     watching: Option<Pin<Box<dyn Future<Output = Evidence> + Send>>>,
     /// When its death was seen.
     seen: Option<Instant>,
-    /// Turns taken, and when the next one is due.
+    /// Turns taken, and when the next one is due, or when an election has had its time.
     turn: usize,
     due: Option<Instant>,
+    /// Time the next election has.
+    election: Duration,
 }
 
-/// What a task beside this one has come to.
+/// What a task beside this one has come to, in the case of a leader's vote.
 struct Done {
     vote: Vote,
-    from: u64,
-    answer: GoneAnswer,
+    what: What,
+}
+
+enum What {
+    Answered {
+        from: u64,
+        answer: GoneAnswer,
+    },
+    /// This member has stood after a round, or not.
+    Stood {
+        round: u64,
+        stood: bool,
+    },
 }
 
 enum Woken {
@@ -209,12 +238,15 @@ impl Detector {
         }
     }
 
-    /// Watches the leader of a newer vote.
+    /// Watches the leader of a newer vote. A newer vote without a leader is an election, which may come to nothing.
     fn follow(&mut self, vote: Vote, voters: BTreeSet<u64>) {
-        if let Some(case) = self.case.as_mut().filter(|case| case.vote == vote) {
+        if let Some(case) = self.case.as_mut().filter(|case| case.vote == vote || !vote.is_committed()) {
             // Members that came or went since count, but not in the middle of a succession.
-            if case.seen.is_none() && !case.succession.is_among(&voters) {
-                case.succession = Succession::new(self.context.identity.this().0, case.leader.0, voters);
+            if case.seen.is_none() {
+                case.succession.set_voters(voters);
+            }
+            if vote.leader_id().term > case.succession.round() {
+                self.apply(Event::Round(vote.leader_id().term), None);
             }
             return;
         }
@@ -232,11 +264,12 @@ impl Detector {
         self.case = Some(Case {
             vote,
             leader,
-            succession: Succession::new(this.0, leader.0, voters),
+            succession: Succession::new(this.0, leader.0, term, voters),
             watching: Some(Box::pin(watching)),
             seen: None,
             turn: 0,
             due: None,
+            election: ELECTION_MIN,
         });
     }
 
@@ -247,7 +280,9 @@ impl Detector {
         case.watching = None;
         let now = Instant::now();
         case.seen = Some(now);
-        (case.turn, case.due) = (0, Some(now + FIRST_TURN));
+        if !case.succession.is_paused() {
+            case.take_turns();
+        }
         let gone = Some(Gone { term, leader: leader.0, at: now });
         self.context.contact.gone(gone);
         self.context.gone.send_replace(gone);
@@ -260,7 +295,7 @@ impl Detector {
         match &self.case {
             Some(case) if case.vote == report.vote => {
                 let own = self.log_end();
-                self.apply(Event::Told { from, end: report.end, own }, Some(reply));
+                self.apply(Event::Told { from, round: report.round, end: report.end, own }, Some(reply));
             }
             // It follows another leader.
             _ => _ = reply.send(GoneAnswer::UNAWARE),
@@ -268,18 +303,27 @@ impl Detector {
     }
 
     fn done(&mut self, done: Done) {
-        if self.case.as_ref().is_some_and(|case| case.vote == done.vote) {
-            let own = self.log_end();
-            self.apply(Event::Answered { from: done.from, answer: done.answer, own }, None);
+        let Some(case) = self.case.as_ref().filter(|case| case.vote == done.vote) else { return };
+        match done.what {
+            What::Answered { from, answer } => {
+                let own = self.log_end();
+                self.apply(Event::Answered { from, answer, own }, None);
+            }
+            What::Stood { round, stood } if !stood && round == case.succession.round() => {
+                self.apply(Event::NotStood, None);
+            }
+            What::Stood { .. } => {}
         }
     }
 
     fn due(&mut self) {
+        let own = self.log_end();
         let Some(case) = &mut self.case else { return };
-        let Some(seen) = case.seen else { return };
-        if self.context.contact.last_word(case.leader.0).is_some_and(|word| word > seen + LAST_WORDS) {
+        case.due = None;
+        let heard = self.context.contact.last_word(case.leader.0);
+        if case.seen.is_some_and(|seen| heard.is_some_and(|word| word > seen + LAST_WORDS)) {
             tracing::info!(leader = %case.leader, "the leader is there after all");
-            (case.seen, case.due) = (None, None);
+            case.seen = None;
             if let Some(address) = self.context.identity.address(case.leader) {
                 let watching =
                     until_gone(self.context.peers.clone(), self.context.contact.clone(), case.leader, address);
@@ -288,15 +332,23 @@ impl Detector {
             self.context.contact.gone(None);
             self.context.gone.send_replace(None);
             self.apply(Event::Retracted, None);
+        }
+        let Some(case) = &mut self.case else { return };
+        if case.succession.is_paused() {
+            self.apply(Event::Waited { own }, None);
+            return;
+        }
+        if case.seen.is_none() {
             return;
         }
         let turn = case.turn;
         case.turn += 1;
-        let pause = if case.turn < case.succession.turns() { TURN } else { DOUBT };
-        case.due = Some(Instant::now() + pause);
-        if turn < case.succession.turns() {
-            self.apply(Event::Turn(turn), None);
+        let mut pause = TURN;
+        if case.turn >= case.succession.turns() {
+            (case.turn, pause) = (0, DOUBT);
         }
+        case.due = Some(Instant::now() + pause);
+        self.apply(Event::Turn(turn), None);
     }
 
     fn log_end(&self) -> LogEnd {
@@ -307,8 +359,13 @@ impl Detector {
     /// Decides, and does what was decided.
     fn apply(&mut self, event: Event, mut reply: Option<oneshot::Sender<GoneAnswer>>) {
         let Some(case) = &mut self.case else { return };
-        let (vote, leader) = (case.vote, case.leader);
-        for effect in case.succession.apply(event) {
+        let (vote, leader, paused) = (case.vote, case.leader, case.succession.is_paused());
+        let effects = case.succession.apply(event);
+        let round = case.succession.round();
+        if paused && !case.succession.is_paused() {
+            case.take_turns();
+        }
+        for effect in effects {
             tracing::debug!(%leader, ?event, ?effect, "succession");
             match effect {
                 Effect::Answer(answer) => {
@@ -317,37 +374,76 @@ impl Detector {
                         _ = reply.send(answer);
                     }
                 }
-                Effect::Ask(members) => members.into_iter().for_each(|member| self.ask(vote, member)),
-                Effect::Stand => self.stand(vote),
+                Effect::Ask(members) => members.into_iter().for_each(|member| self.ask(vote, round, member)),
+                Effect::Stand => self.stand(vote, round),
+                Effect::Pause => self.pause(),
             }
         }
     }
 
-    fn ask(&mut self, vote: Vote, member: u64) {
-        let report = GoneReport { vote, end: self.log_end() };
+    fn pause(&mut self) {
+        if let Some(case) = &mut self.case {
+            case.due = Some(Instant::now() + case.election);
+            case.election = (case.election * 2).min(ELECTION_MAX);
+        }
+    }
+
+    fn ask(&mut self, vote: Vote, round: u64, member: u64) {
+        let report = GoneReport { vote, round, end: self.log_end() };
         let peers = self.context.peers.clone();
         self.work.spawn(async move {
             let payload = Bytes::from(wire::encode(&report));
             let answer = peers.call(JobManagerId(member), RaftCall::LeaderGone, payload, ASK_DEADLINE).await;
             let answer = answer.and_then(|bytes| wire::decode(&bytes)).unwrap_or(GoneAnswer::UNAWARE);
-            Done { vote, from: member, answer }
+            Done { vote, what: What::Answered { from: member, answer } }
         });
     }
 
-    /// Stands for election as if the leader had handed over. It has effect only while its vote is still the newest.
-    fn stand(&mut self, vote: Vote) {
-        let (raft, this) = (self.context.raft.clone(), self.context.identity.this());
-        tracing::info!(epoch = vote.leader_id().term, "standing for election");
+    fn stand(&mut self, vote: Vote, round: u64) {
+        let (raft, this) = (self.context.raft.clone(), self.context.identity.this().0);
+        tracing::info!(epoch = vote.leader_id().term, round, "standing for election");
         self.work.spawn(async move {
-            let request = TransferLeaderRequest::new(vote, this.0, None);
-            match raft.handle_transfer_leader(request).await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => tracing::info!(%reason, "this member could not stand for election"),
-                Err(stopped) => tracing::debug!(%stopped, "the Raft engine has stopped"),
-            }
-            Done { vote, from: this.0, answer: GoneAnswer::UNAWARE }
+            let stood = stand(&raft, this, vote, round).await;
+            Done { vote, what: What::Stood { round, stood } }
         });
     }
+}
+
+impl Case {
+    /// Counts turns from now on.
+    fn take_turns(&mut self) {
+        (self.turn, self.due) = (0, Some(Instant::now() + FIRST_TURN));
+    }
+}
+
+/// Stands for election as if a leader had handed over, in a term after `round`. Returns whether this member's vote is newer now,
+/// its own or another's; it does nothing once there is a newer leader than that of `gone`.
+async fn stand(raft: &Raft, this: u64, gone: Vote, round: u64) -> bool {
+    let mut metrics = raft.server_metrics();
+    // openraft goes one term further each time, whatever the others have seen.
+    for _ in 0..CATCH_UP_MAX {
+        let vote = metrics.borrow_and_update().vote;
+        if vote.leader_id().term > round || (vote.is_committed() && vote != gone) {
+            return true;
+        }
+        match raft.handle_transfer_leader(TransferLeaderRequest::new(vote, this, None)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => {
+                tracing::info!(%reason, "this member could not stand for election");
+                return false;
+            }
+            Err(stopped) => {
+                tracing::debug!(%stopped, "the Raft engine has stopped");
+                return false;
+            }
+        }
+        let voted = async { while metrics.borrow_and_update().vote == vote && metrics.changed().await.is_ok() {} };
+        if tokio::time::timeout(STAND_DEADLINE, voted).await.is_err() {
+            tracing::info!(round, "the vote of this member is not durable in time");
+            return false;
+        }
+    }
+    false
 }
 
 /// A future that may not be there.

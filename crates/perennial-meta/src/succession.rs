@@ -2,18 +2,24 @@
 //!
 //! A member that sees the death tells the others, with the end of its log, and asks each to let it stand. A member lets
 //! another stand when it sees the death too, when so many are known to see it that they form a quorum, and when nobody of
-//! them has a longer log; of equal logs the lowest number counts as longer. It lets **one** member stand per leader. Who is
+//! them has a longer log; of equal logs the lowest number counts as longer. It lets **one** member stand per leader and round. Who is
 //! let by a quorum, itself included, stands at once. Two quorums have a member in common, so nobody else does at the same
 //! time: the vote that follows is not split.
 //!
 //! ```text
 //! Seen ──> Ask all ──> Answer: sees it, lets me stand ── a quorum does ──> Stand
 //!                  └─> nobody leads: Turn(0), Turn(1), … ── my place among those that see it ──> Stand
+//!
+//! Round(n): an election began ──> Pause ── nobody leads ──> Waited ──> Ask all, as above
 //! ```
 //!
 //! Messages get lost and members die, so there is a second way: after a while those that see the death take turns, the
 //! longest log first. Without a quorum that sees it nobody stands here, however long it lasts: one member's broken link is
 //! no death. openraft's timers go on meanwhile and decide everything this does not.
+//!
+//! An election may come to nothing: its candidate dies, or a log was longer. The leader is no less gone then. The newest term that is
+//! known is the **round**: the leader's own at first, and each election begins another one. In it nobody says anything for as long as
+//! that election may take; then those that still see the death agree anew. A member that is told of a later round follows it.
 //!
 //! Nothing here is needed for safety. Raft's votes see to that; this decides only who asks for them, and when.
 
@@ -42,6 +48,8 @@ impl From<Option<LogId>> for LogEnd {
 /// What a member answers one that tells it of the death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GoneAnswer {
+    /// Its round.
+    pub(crate) round: u64,
     /// The end of its log, if it sees the same.
     pub(crate) seen: Option<LogEnd>,
     /// Whether it lets the asking member stand.
@@ -50,7 +58,7 @@ pub(crate) struct GoneAnswer {
 
 impl GoneAnswer {
     /// It knows nothing of it.
-    pub(crate) const UNAWARE: Self = Self { seen: None, yields: false };
+    pub(crate) const UNAWARE: Self = Self { round: 0, seen: None, yields: false };
 }
 
 /// What happened. `own` is where this member's log ends now.
@@ -63,10 +71,19 @@ pub(crate) enum Event {
     },
     /// It was wrong: the leader was heard since.
     Retracted,
+    /// An election has begun: the newest term this member knows of.
+    Round(u64),
+    /// It has had the time it needs, and nobody leads.
+    Waited {
+        /// This member's log.
+        own: LogEnd,
+    },
     /// Another member says that it sees it, and wants to stand.
     Told {
         /// Who.
         from: u64,
+        /// Its round.
+        round: u64,
         /// Its log.
         end: LogEnd,
         /// This member's log.
@@ -83,6 +100,8 @@ pub(crate) enum Event {
     },
     /// Nobody leads yet, and the member at this place among those that see the death may stand. Places count from 0.
     Turn(usize),
+    /// This member was to stand, and could not.
+    NotStood,
 }
 
 /// What has to be done.
@@ -92,8 +111,10 @@ pub(crate) enum Effect {
     Ask(Vec<u64>),
     /// Answer the member that has just told.
     Answer(GoneAnswer),
-    /// Stand for election.
+    /// Stand for election, in a term after this round.
     Stand,
+    /// Let an election that may be under way come to its end.
+    Pause,
 }
 
 /// The end of one leadership, as this member knows it.
@@ -102,9 +123,13 @@ pub(crate) struct Succession {
     this: u64,
     voters: BTreeSet<u64>,
     leader: u64,
+    /// The newest term known.
+    round: u64,
+    /// Whether its election may still be under way.
+    paused: bool,
     /// Voters known to see the death, with the ends of their logs.
     seen: BTreeMap<u64, LogEnd>,
-    /// Whom this member lets stand; never another.
+    /// Whom this member lets stand; never another in this round.
     yielded_to: Option<u64>,
     /// Who lets this member stand, itself included.
     yielding: BTreeSet<u64>,
@@ -112,12 +137,14 @@ pub(crate) struct Succession {
 }
 
 impl Succession {
-    /// Nobody has seen anything yet.
-    pub(crate) fn new(this: u64, leader: u64, voters: impl IntoIterator<Item = u64>) -> Self {
+    /// Nobody has seen anything yet of a leader in a term.
+    pub(crate) fn new(this: u64, leader: u64, term: u64, voters: impl IntoIterator<Item = u64>) -> Self {
         Self {
             this,
             voters: voters.into_iter().collect(),
             leader,
+            round: term,
+            paused: false,
             seen: BTreeMap::new(),
             yielded_to: None,
             yielding: BTreeSet::new(),
@@ -125,9 +152,19 @@ impl Succession {
         }
     }
 
-    /// Whether these are the voters it is decided among.
-    pub(crate) fn is_among(&self, voters: &BTreeSet<u64>) -> bool {
-        self.voters == *voters
+    /// Decides among these voters from now on.
+    pub(crate) fn set_voters(&mut self, voters: BTreeSet<u64>) {
+        self.voters = voters;
+    }
+
+    /// The newest term known.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Whether an election may be under way.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Whether this member sees the death.
@@ -148,21 +185,42 @@ impl Succession {
                     return Vec::new();
                 }
                 self.seen.insert(self.this, own);
-                let others = self.voters.iter().copied().filter(|id| *id != self.this && *id != self.leader);
-                vec![Effect::Ask(others.collect())]
+                // While it is paused others may be voting: what was seen is said afterwards.
+                if self.paused { Vec::new() } else { vec![self.ask_all()] }
             }
             Event::Retracted => {
                 self.seen.remove(&self.this);
                 self.yielding.clear();
                 Vec::new()
             }
-            Event::Told { from, end, own } => {
-                let news = self.note(from, end, own);
-                let mut effects = vec![Effect::Answer(self.answer(from))];
-                effects.extend(news.then(|| self.ask_again()).flatten());
+            Event::Round(round) => self.follow(round).into_iter().collect(),
+            Event::Waited { own } => {
+                self.paused = false;
+                match self.seen.get_mut(&self.this) {
+                    Some(seen) => {
+                        *seen = own;
+                        vec![self.ask_all()]
+                    }
+                    None => Vec::new(),
+                }
+            }
+            Event::Told { from, round, end, own } => {
+                let mut effects: Vec<Effect> = self.follow(round).into_iter().collect();
+                let same = round == self.round;
+                // Who speaks in this round has waited.
+                let resumes = same && std::mem::take(&mut self.paused);
+                let news = same && self.note(from, end, own);
+                effects.push(Effect::Answer(self.answer(from, round)));
+                effects.extend((news || resumes).then(|| self.ask_again()).flatten());
                 effects
             }
             Event::Answered { from, answer, own } => {
+                if let Some(pause) = self.follow(answer.round) {
+                    return vec![pause];
+                }
+                if answer.round != self.round {
+                    return Vec::new();
+                }
                 let news = answer.seen.is_some_and(|end| self.note(from, end, own));
                 if answer.yields {
                     self.yielding.insert(from);
@@ -173,7 +231,28 @@ impl Succession {
                 }
             }
             Event::Turn(place) => self.turn(place),
+            Event::NotStood => {
+                self.stood = false;
+                Vec::new()
+            }
         }
+    }
+
+    /// Begins a round if it is a later one: who was let stand in an earlier one has had its election.
+    fn follow(&mut self, round: u64) -> Option<Effect> {
+        if round <= self.round {
+            return None;
+        }
+        (self.round, self.paused, self.stood) = (round, true, false);
+        self.seen.retain(|id, _| *id == self.this);
+        self.yielded_to = None;
+        self.yielding.clear();
+        Some(Effect::Pause)
+    }
+
+    fn ask_all(&self) -> Effect {
+        let others = self.voters.iter().copied().filter(|id| *id != self.this && *id != self.leader);
+        Effect::Ask(others.collect())
     }
 
     /// Notes that a member sees the death. Returns whether that is new.
@@ -186,18 +265,17 @@ impl Succession {
     }
 
     /// What a member is answered; it is bound by what it was told.
-    fn answer(&mut self, from: u64) -> GoneAnswer {
-        let Some(own) = self.seen.get(&self.this).copied() else { return GoneAnswer::UNAWARE };
-        let yields = self.is_next(from) && self.yielded_to.is_none_or(|to| to == from);
+    fn answer(&mut self, from: u64, round: u64) -> GoneAnswer {
+        let yields = round == self.round && self.is_next(from) && self.yielded_to.is_none_or(|to| to == from);
         if yields {
             self.yielded_to = Some(from);
         }
-        GoneAnswer { seen: Some(own), yields }
+        GoneAnswer { round: self.round, seen: self.seen.get(&self.this).copied(), yields }
     }
 
     /// Asks once more those that see the death and have not said that this member may stand.
     fn ask_again(&self) -> Option<Effect> {
-        if self.stood || !self.is_next(self.this) {
+        if self.stood || self.paused || !self.is_next(self.this) {
             return None;
         }
         let unsure = self.seen.keys().copied().filter(|id| *id != self.this && !self.yielding.contains(id));
@@ -217,7 +295,7 @@ impl Succession {
     }
 
     fn turn(&mut self, place: usize) -> Vec<Effect> {
-        if !self.is_seen() || self.stood {
+        if !self.is_seen() || self.stood || self.paused {
             return Vec::new();
         }
         if self.is_agreed() && self.order().nth(place) == Some(self.this) {

@@ -35,6 +35,8 @@ pub(super) struct Member {
     dir: PathBuf,
     members: usize,
     process: Option<Process>,
+    /// Shortest and longest silence of a leader after which its next process elects, in milliseconds.
+    pub(super) election_timeout_ms: (u64, u64),
     /// Its processes so far.
     pub(super) starts: u64,
     /// It is stopped like by SIGSTOP.
@@ -75,7 +77,8 @@ pub(super) enum Standing {
 
 impl Member {
     pub(super) fn new(node: Node, members: usize, dir: PathBuf, disk: Disk) -> Self {
-        Self { node, disk, dir, members, process: None, starts: 0, frozen: false, may_fail: false }
+        let election_timeout_ms = (150, 300);
+        Self { node, disk, dir, members, process: None, election_timeout_ms, starts: 0, frozen: false, may_fail: false }
     }
 
     /// Lets the marker forget terms that the log has forgotten.
@@ -119,8 +122,8 @@ impl Member {
             join: false,
             peers: (0..self.members).map(peer).collect(),
             heartbeat_interval: Duration::from_millis(50),
-            election_timeout_min: Duration::from_millis(150),
-            election_timeout_max: Duration::from_millis(300),
+            election_timeout_min: Duration::from_millis(self.election_timeout_ms.0),
+            election_timeout_max: Duration::from_millis(self.election_timeout_ms.1),
             snapshot_entries: SNAPSHOT_ENTRIES,
             log_entries_kept: ENTRIES_KEPT,
         }
@@ -153,6 +156,12 @@ impl Member {
     /// The epoch in which it serves, as the rest of the process knows.
     pub(super) fn serving(&self) -> Option<u64> {
         self.process.as_ref()?.conversations.serving().map(|epoch| epoch.0)
+    }
+
+    /// The epoch in which it follows a leader, or leads.
+    pub(super) fn follows(&self) -> Option<u64> {
+        let view = self.store()?.leadership().borrow().clone();
+        view.leader.map(|_| view.epoch.0)
     }
 
     /// Spawns a task in the process.

@@ -56,6 +56,8 @@ struct State {
     frozen: Vec<bool>,
     /// Whose process takes connections.
     listening: Vec<bool>,
+    /// What nobody hears.
+    lost: Option<RaftCall>,
     queue: BTreeMap<(u64, u64), Event>,
     calls: BTreeMap<u64, oneshot::Sender<Result<Bytes, RaftRpcError>>>,
     conns: BTreeMap<ConnId, Conn>,
@@ -175,6 +177,7 @@ impl Net {
             slow: vec![vec![0; nodes]; nodes],
             frozen: vec![false; nodes],
             listening: vec![false; nodes],
+            lost: None,
             queue: BTreeMap::new(),
             calls: BTreeMap::new(),
             conns: BTreeMap::new(),
@@ -194,6 +197,11 @@ impl Net {
 
     pub(super) fn slow(&self, from: Node, to: Node, extra_ms: u64) {
         self.lock().slow[from][to] = extra_ms;
+    }
+
+    /// Loses all questions of a kind, or none.
+    pub(super) fn lose(&self, call: Option<RaftCall>) {
+        self.lock().lost = call;
     }
 
     pub(super) fn freeze(&self, node: Node, frozen: bool) {
@@ -357,6 +365,10 @@ impl State {
         match event {
             Event::Request(request) => {
                 let (from, to) = (request.from, request.to);
+                if self.lost == Some(request.call) {
+                    self.dropped += 1;
+                    return None;
+                }
                 match self.passing(from, to, Event::Request(request))? {
                     Event::Request(request) => Some(Delivery::Request(request)),
                     _ => None,

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::disk::Disk;
 use super::ground::Here;
 use super::network::Net;
+use super::world::World;
 use super::{Bug, Coverage, Report, run};
 use crate::log::LogStore;
 use crate::machine::Machine;
@@ -81,6 +82,16 @@ fn one_seed() {
     assert!(report.violations.is_empty(), "{}", explain(seed, &report));
     if std::env::var("PERENNIAL_SIM_TRACE").is_ok() {
         println!("{}\n{:?}", report.trace.join("\n"), report.coverage);
+    }
+}
+
+/// Timers would have elected later: there are none that end here. It failed before, with the first election.
+#[test]
+fn elections_that_come_to_nothing_are_followed_by_others_without_timers() {
+    for (seed, elections) in [(0, 2), (1, 3), (2, 4), (4, 2), (9, 4)] {
+        let (report, before, after) = World::new(seed, None).fail_elections(elections);
+        assert!(report.violations.is_empty(), "{}", explain(seed, &report));
+        assert!(before > 0 && after >= before + elections, "led {before}, then {after}: {}", explain(seed, &report));
     }
 }
 

@@ -33,6 +33,9 @@ const CLIENTS: u64 = 3;
 const SAFETY_MS: u64 = 6000;
 const HEAL_MS: u64 = 10_000;
 
+/// Election timeouts that are never over.
+const NEVER_MS: (u64, u64) = (600_000, 1_200_000);
+
 /// Writes every client has to have acknowledged at the end, and how long that may take.
 const SERVE_WRITES: u64 = 15;
 const SERVE_MS: u64 = 5000;
@@ -176,6 +179,11 @@ impl World {
         self.serve();
         self.pass(HEAL_MS, Self::has_converged);
         self.check_end();
+        self.end()
+    }
+
+    /// Ends all processes.
+    fn end(mut self) -> Report {
         for member in &mut self.members {
             member.crash(&self.net);
         }
@@ -191,6 +199,28 @@ impl World {
             checker.violations().to_vec()
         };
         Report { violations, coverage: self.coverage, trace: self.trace }
+    }
+
+    /// Lets a leader die in a group that elects by its detectors alone, and all votes get lost until somebody has stood so
+    /// often. Returns what happened, and the terms of the leaders before and after.
+    pub(super) fn fail_elections(mut self, elections: u64) -> (Report, u64, u64) {
+        self.agenda.retain(|_, plan| matches!(plan, Plan::Start(_)));
+        self.members.iter_mut().for_each(|member| member.election_timeout_ms = NEVER_MS);
+        let leads = |world: &Self| world.members.iter().find_map(|member| Some((member.node, member.serving()?)));
+        let followed = |world: &Self| {
+            let epoch = leads(world).map(|(_, epoch)| epoch);
+            epoch.is_some() && world.members.iter().all(|member| !member.runs() || member.follows() == epoch)
+        };
+        self.pass(HEAL_MS, followed);
+        let Some((leader, before)) = leads(&self) else { return (self.end(), 0, 0) };
+        self.net.lose(Some(RaftCall::Vote));
+        self.members[leader].crash(&self.net);
+        let votes = |world: &Self| world.members.iter().map(|member| member.disk.term()).max();
+        self.pass(HEAL_MS, |world| votes(world) >= Some(before + elections));
+        self.net.lose(None);
+        self.pass(HEAL_MS, followed);
+        let after = leads(&self).map_or(0, |(_, epoch)| epoch);
+        (self.end(), before, after)
     }
 
     /// Lets time pass until something holds, or something is violated. Returns whether it holds.
