@@ -123,20 +123,11 @@ impl Group {
         group
     }
 
-    /// Lets members listen elsewhere than at their addresses.
-    pub(crate) async fn behind_proxies(&mut self) {
-        let mut listeners = Vec::new();
-        for listen in &mut self.listen {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            *listen = listener.local_addr().unwrap().to_string();
-            listeners.push(listener);
-        }
-    }
-
-    /// Address and listening address of each member.
-    pub(crate) fn proxied(&self) -> Vec<(String, String)> {
-        let addresses = self.peers.iter().map(|peer| peer.address.clone());
-        addresses.zip(self.listen.iter().cloned()).collect()
+    /// Lets a member listen elsewhere than at its address. Returns both.
+    pub(crate) async fn behind_proxy(&mut self, n: usize) -> (String, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.listen[n] = listener.local_addr().unwrap().to_string();
+        (self.peers[n].address.clone(), self.listen[n].clone())
     }
 
     pub(crate) fn dir(&self, n: usize) -> PathBuf {
@@ -192,10 +183,15 @@ impl Group {
     /// Adds, starts and promotes a newcomer.
     pub(crate) async fn take_in(&mut self) -> usize {
         let n = self.newcomer().await;
+        self.take_in_newcomer(n).await;
+        n
+    }
+
+    /// Adds, starts and promotes a newcomer that there is.
+    pub(crate) async fn take_in_newcomer(&mut self, n: usize) {
         self.add(n).await;
         self.start(n).await;
         self.promote(n).await;
-        n
     }
 
     pub(crate) async fn add(&self, n: usize) -> ChangedMember {

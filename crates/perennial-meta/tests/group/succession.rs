@@ -14,11 +14,15 @@ use crate::harness::{Group, eventually};
 /// Election timeouts that no test lives to see.
 const NEVER_MS: (u64, u64) = (60_000, 120_000);
 
+/// A group of one elects itself at once, and takes the others in. Founders that start together may vote for different ones of them, and
+/// who would mend that is the timers.
 async fn started_without_timers(count: usize) -> Group {
-    let mut group = Group::new(count).await;
+    let mut group = Group::new(1).await;
     group.election_timeout_ms = NEVER_MS;
     group.start_all().await;
-    group.leader().await;
+    for _ in 1..count {
+        group.take_in().await;
+    }
     group
 }
 
@@ -123,14 +127,20 @@ impl Proxy {
 
 /// A started group whose members reach each other through proxies only, and which elects by the detector only.
 async fn behind_proxies() -> (Group, Vec<Proxy>) {
-    let mut group = Group::new(3).await;
+    let mut group = Group::new(1).await;
     group.election_timeout_ms = NEVER_MS;
-    group.behind_proxies().await;
     let mut proxies = Vec::new();
-    for (front, back) in group.proxied() {
+    for n in 0..3 {
+        if n > 0 {
+            group.newcomer().await;
+        }
+        let (front, back) = group.behind_proxy(n).await;
         proxies.push(Proxy::start(&front, back).await);
+        match n {
+            0 => group.start_all().await,
+            _ => group.take_in_newcomer(n).await,
+        }
     }
-    group.start_all().await;
     (group, proxies)
 }
 
