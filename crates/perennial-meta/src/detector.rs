@@ -148,6 +148,8 @@ pub(crate) struct Context {
 pub(crate) struct Detector {
     context: Context,
     inbox: mpsc::Receiver<Told>,
+    /// The vote this process began with. The leader of any other one has spoken to it.
+    begun_with: Option<Vote>,
     case: Option<Case>,
     work: JoinSet<Done>,
 }
@@ -199,11 +201,12 @@ impl Detector {
     /// Prepares the task and what reaches it.
     pub(crate) fn new(context: Context) -> (Self, DetectorHandle) {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
-        (Self { context, inbox, case: None, work: JoinSet::new() }, DetectorHandle { inbox: sender })
+        (Self { context, inbox, begun_with: None, case: None, work: JoinSet::new() }, DetectorHandle { inbox: sender })
     }
 
     /// Runs until the store stops.
     pub(crate) async fn run(mut self) {
+        self.begun_with = self.context.raft.with_raft_state(|state| *state.vote_ref()).await.ok();
         let mut metrics = self.context.raft.server_metrics();
         loop {
             let (vote, voters) = {
@@ -213,7 +216,7 @@ impl Detector {
             };
             self.follow(vote, voters);
             let woken = {
-                let Self { context, inbox, case, work } = &mut self;
+                let Self { context, inbox, case, work, .. } = &mut self;
                 let due = case.as_ref().and_then(|case| case.due);
                 let watching = case.as_mut().and_then(|case| case.watching.as_mut());
                 tokio::select! {
@@ -259,6 +262,10 @@ impl Detector {
         }
         let leader = JobManagerId(leader);
         let Some(address) = self.context.identity.address(leader) else { return };
+        // Noted when it is answered, and it may die before that: whoever makes this member vote for it as the leader was there.
+        if self.begun_with.is_some_and(|begun_with| begun_with != vote) {
+            self.context.contact.heard(leader.0);
+        }
         let watching = until_gone(self.context.peers.clone(), self.context.contact.clone(), leader, address);
         self.context.contact.leads(term, leader.0);
         self.case = Some(Case {
