@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::alias::InstantOf;
 use openraft::{ChangeMembers, Instant, RaftMetrics, ServerState};
 use perennial_types::{ClusterId, ElectionCause, JobManagerId, LeaderEpoch};
 use tokio::sync::watch;
@@ -21,8 +22,10 @@ use crate::log::LogStore;
 use crate::machine::Progress;
 use crate::marker::{Floor, MarkerFile};
 use crate::members::Members;
+use crate::network::Peers;
 use crate::raft::{LogId, Proposal, TypeConfig};
 use crate::service::Raft;
+use crate::silence::Silence;
 use crate::state::{Shared, StateDb};
 
 /// Entries a follower may get ahead of what is remembered of it before that is written again, and time after which it
@@ -42,6 +45,9 @@ pub(crate) struct Follow {
     pub(crate) marker: Arc<MarkerFile>,
     pub(crate) progress: watch::Receiver<Progress>,
     pub(crate) contact: Arc<Contact>,
+    pub(crate) peers: Arc<Peers>,
+    /// When this member, leading, stops talking.
+    pub(crate) silence: Silence<InstantOf<TypeConfig>>,
     /// The leader whose process is gone.
     pub(crate) gone: watch::Receiver<Option<Gone>>,
     pub(crate) state: StateDb,
@@ -94,6 +100,8 @@ impl Follow {
                 }
                 self.contact.heard(self.identity.this().0);
             }
+            let silent = self.is_silent(&now);
+            self.peers.set_silent(silent);
             let view = self.view_of(&now, progress, gone);
             if let (Some(epoch), Some(begun)) = (view.serving, begun) {
                 self.tell_beginning(epoch, begun);
@@ -154,6 +162,17 @@ impl Follow {
             self.fatal.send_replace(Some(format!("the metadata store has failed: {reason}")));
         }
         self.view.send_modify(|view| view.serving = None);
+    }
+
+    /// Whether this member leads, and nobody answers it.
+    fn is_silent(&mut self, now: &RaftMetrics<TypeConfig>) -> bool {
+        let alone = self.identity.members().is_sole_voter(self.identity.this());
+        if now.state != ServerState::Leader || alone {
+            self.silence.rests();
+            return false;
+        }
+        let acknowledged = now.last_quorum_acked.map(|at| *at);
+        self.silence.leads(now.current_term, acknowledged, tokio::time::Instant::now())
     }
 
     /// Tells once how a leadership began.

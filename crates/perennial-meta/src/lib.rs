@@ -50,6 +50,7 @@ mod reader;
 mod record;
 mod save;
 mod service;
+mod silence;
 #[cfg(test)]
 mod sim;
 mod snapshot;

@@ -1,6 +1,7 @@
 //! The side that calls: openraft's network traits over one long-lived connection per peer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(crate) struct Peers {
     identity: Arc<Identity>,
     /// By number, each with the address it was made for.
     clients: Mutex<BTreeMap<u64, (String, RaftClient)>>,
+    /// Whether a leadership of this member is kept from the others.
+    silent: AtomicBool,
 }
 
 /// First payload of a snapshot.
@@ -66,7 +69,18 @@ pub(crate) struct SnapshotHeader {
 
 impl Peers {
     pub(crate) fn new(identity: Arc<Identity>) -> Self {
-        Self { identity, clients: Mutex::default() }
+        Self { identity, clients: Mutex::default(), silent: AtomicBool::new(false) }
+    }
+
+    /// Says nothing more as a leader, neither heartbeats nor entries, or speaks again.
+    pub(crate) fn set_silent(&self, silent: bool) {
+        if self.silent.swap(silent, Ordering::Relaxed) != silent {
+            tracing::info!(silent, "no quorum answers this leader, or one does again");
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// Asks a member something. Has to be called within a tokio runtime, which then drives the connection.
@@ -172,7 +186,12 @@ impl Network {
         // openraft waits between attempts inside this stream. Opening the call before taking the first request would
         // skip that wait, and a dead peer would make the leader spin.
         let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty())) };
-        let requests = stream::iter([first]).chain(input).map(|request| Bytes::from(wire::encode(&request)));
+        if self.peers.is_silent() {
+            return Err(silent());
+        }
+        let peers = self.peers.clone();
+        let requests = stream::iter([first]).chain(input.take_while(move |_| std::future::ready(!peers.is_silent())));
+        let requests = requests.map(|request| Bytes::from(wire::encode(&request)));
         let client = self.peers.client(self.to).map_err(rpc_error)?;
         let opened = client.append_stream(self.peers.identity.toward(self.to), requests, STREAM_DEADLINE).await;
         let answers = self.peers.note(self.to, opened).map_err(rpc_error)?;
@@ -188,6 +207,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if self.peers.is_silent() {
+            return Err(silent());
+        }
         self.ask(RaftCall::Append, &request, option.hard_ttl()).await
     }
 
@@ -280,6 +302,10 @@ fn file_chunks(file: std::fs::File) -> impl Stream<Item = Bytes> + Send + 'stati
             _ => None,
         }
     })
+}
+
+fn silent() -> RPCError<TypeConfig> {
+    rpc_error(RaftRpcError::NotReady("no quorum answers, so that the others may elect".to_owned()))
 }
 
 fn rpc_error(error: RaftRpcError) -> RPCError<TypeConfig> {

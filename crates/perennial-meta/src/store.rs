@@ -32,6 +32,7 @@ use crate::network::{Networks, Peers};
 use crate::raft::{Proposal, TypeConfig, term_of};
 use crate::reader::StateReader;
 use crate::service::{Gate, Handle, Raft, Service};
+use crate::silence::{Patience, Silence};
 use crate::snapshot::SnapshotDir;
 use crate::state::StateDb;
 use crate::storage::{Storage, position};
@@ -467,6 +468,9 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         stop: stop.clone(),
     });
     tokio::spawn(detector.run());
+    // A follower stands for election after the longest timeout without the leader and then at least the shortest:
+    // before that nobody else can have been elected.
+    let lease = config.election_timeout_max + config.election_timeout_min;
     let follow = Follow {
         raft: raft.clone(),
         log: log.clone(),
@@ -474,14 +478,19 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
         marker: marker.clone(),
         progress,
         contact: contact.clone(),
+        peers: peers.clone(),
+        silence: Silence::new(Patience {
+            speaks: lease * 2,
+            // A follower's lease, its longest timeout, and as long for the votes.
+            silent: config.election_timeout_max * 3,
+            look: config.heartbeat_interval * 2,
+        }),
         gone: gone.clone(),
         state: state.clone(),
         view: view_sender,
         beginning: beginning_sender,
         fatal: fatal_sender.clone(),
-        // A follower stands for election after the longest timeout without the leader and then at least the shortest:
-        // before that nobody else can have been elected.
-        lease: config.election_timeout_max + config.election_timeout_min,
+        lease,
         tick: config.heartbeat_interval,
         stop: stop.clone(),
     };

@@ -95,6 +95,15 @@ fn elections_that_come_to_nothing_are_followed_by_others_without_timers() {
     }
 }
 
+/// What it says kept the others from electing for good before.
+#[test]
+fn a_leader_that_hears_nothing_is_replaced() {
+    for seed in [0, 1, 2, 4, 9] {
+        let (report, replaced) = World::new(seed, None).deafen_leader();
+        assert!(replaced && report.violations.is_empty(), "{}", explain(seed, &report));
+    }
+}
+
 /// Were it not so, a seed that fails could not be looked at.
 #[test]
 fn the_same_seed_gives_the_same_trace() {

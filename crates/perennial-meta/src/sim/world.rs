@@ -223,6 +223,24 @@ impl World {
         (self.end(), before, after)
     }
 
+    /// Lets a leader hear nothing more from the other members, though they hear it, and waits until another one serves. Returns what
+    /// happened, and whether it does.
+    pub(super) fn deafen_leader(mut self) -> (Report, bool) {
+        self.agenda.retain(|_, plan| !matches!(plan, Plan::Fault));
+        let leads = |world: &Self, not: Option<Node>| {
+            world.members.iter().find(|member| Some(member.node) != not && member.serving().is_some()).map(|it| it.node)
+        };
+        self.pass(HEAL_MS, |world| leads(world, None).is_some());
+        let leader = leads(&self, None);
+        for (other, leader) in
+            (0..self.members.len()).zip(leader.iter().cycle()).filter(|(other, leader)| other != *leader)
+        {
+            self.net.cut(other, *leader, true);
+        }
+        let replaced = self.pass(HEAL_MS, |world| leads(world, leader).is_some());
+        (self.end(), leader.is_some() && replaced)
+    }
+
     /// Lets time pass until something holds, or something is violated. Returns whether it holds.
     fn pass(&mut self, at_most_ms: u64, holds: impl Fn(&Self) -> bool) -> bool {
         let until = self.now + at_most_ms;

@@ -1,5 +1,6 @@
 //! Starts and stops members, and waits for what they should come to.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,8 @@ pub(crate) struct Group {
     peers: Vec<Peer>,
     /// Where each member listens: at its address, unless a proxy does.
     listen: Vec<String>,
+    /// Where a member reaches another one, unless at its address.
+    ways: BTreeMap<(usize, usize), String>,
     /// How many of them found the group; the others join it.
     founders: usize,
     pub(crate) snapshot_entries: u64,
@@ -107,6 +110,7 @@ impl Group {
             root: tempfile::tempdir().unwrap(),
             listen: peers.iter().map(|peer| peer.address.clone()).collect(),
             peers,
+            ways: BTreeMap::new(),
             founders: count,
             snapshot_entries: 10_000,
             log_entries_kept: 50_000,
@@ -134,13 +138,27 @@ impl Group {
         self.root.path().join(n.to_string())
     }
 
+    pub(crate) fn address(&self, n: usize) -> String {
+        self.peers[n].address.clone()
+    }
+
+    /// Lets a member reach another one at another address.
+    pub(crate) fn reaches_at(&mut self, from: usize, to: usize, address: String) {
+        self.ways.insert((from, to), address);
+    }
+
     pub(crate) fn config(&self, n: usize) -> MetaConfig {
+        let mut peers = self.peers.clone();
+        for ((_, to), address) in self.ways.iter().filter(|((from, _), _)| *from == n) {
+            peers[*to].address.clone_from(address);
+        }
+        // One that joins may ask anybody.
+        peers.truncate(if n < self.founders { self.founders } else { peers.len() });
         MetaConfig {
             data_dir: self.dir(n),
             name: self.name(n),
             address: self.peers[n].address.clone(),
-            // One that joins may ask anybody.
-            peers: self.peers[..if n < self.founders { self.founders } else { self.peers.len() }].to_vec(),
+            peers,
             join: n >= self.founders,
             heartbeat_interval: Duration::from_millis(50),
             election_timeout_min: Duration::from_millis(self.election_timeout_ms.0),
