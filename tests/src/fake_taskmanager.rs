@@ -208,7 +208,8 @@ impl FakeTaskManager {
             let message = tokio::select! {
                 message = incoming.next() => message,
                 _ = heartbeat.tick(), if self.heartbeats => {
-                    _ = sender.send(FromTaskManager::Heartbeat { stale_commands: 0 }).await;
+                    let from = Some(TaskManagerId(self.name.to_owned()));
+                    _ = sender.send(FromTaskManager::Heartbeat { from, stale_commands: 0 }).await;
                     continue;
                 }
             };

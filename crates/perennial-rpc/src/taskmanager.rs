@@ -27,8 +27,10 @@ use perennial_types::{
 pub enum FromTaskManager {
     /// First message to a leader of an epoch not registered at before.
     Register(Registration),
-    /// Sent every `heartbeat.interval`, and right after a registration was accepted.
+    /// Sent every `heartbeat.interval` to every JobManager, and right after a registration was accepted.
     Heartbeat {
+        /// Who lives, for the JobManagers it is not registered at; none from one of an older version.
+        from: Option<TaskManagerId>,
         /// Commands of deposed leaders that it and its executors have refused since they started.
         stale_commands: u64,
     },

@@ -378,7 +378,7 @@ impl Owner {
     }
 
     fn heartbeat(&self) -> FromTaskManager {
-        FromTaskManager::Heartbeat { stale_commands: self.stale_commands }
+        FromTaskManager::Heartbeat { from: Some(self.dir.id().clone()), stale_commands: self.stale_commands }
     }
 
     /// Puts a message into a stream's queue.

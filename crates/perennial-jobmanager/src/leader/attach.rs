@@ -74,7 +74,7 @@ impl Leader {
         session.heard();
         let taskmanager = session.taskmanager.clone();
         match message {
-            FromTaskManager::Heartbeat { stale_commands } => {
+            FromTaskManager::Heartbeat { from: _, stale_commands } => {
                 session.count_stale(stale_commands);
                 session.send(ToTaskManager::Heartbeat);
             }

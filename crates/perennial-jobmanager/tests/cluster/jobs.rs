@@ -204,7 +204,7 @@ async fn a_taskmanager_that_follows_a_newer_leader_is_left_alone() {
     let _attached = taskmanager.attach(jobmanager.rpc_address().to_string());
     let dispatcher = jobmanager.dispatcher();
     until("it is registered", async || taskmanager.registrations() == 1).await;
-    taskmanager.say(FromTaskManager::Heartbeat { stale_commands: 7 }).await;
+    taskmanager.say(FromTaskManager::Heartbeat { from: None, stale_commands: 7 }).await;
     taskmanager.follow_another();
     let artifact = upload(&jobmanager.artifacts()).await;
     let id = dispatcher.submit_job(job(artifact, 1)).await.unwrap();

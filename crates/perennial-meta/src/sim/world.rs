@@ -345,7 +345,7 @@ impl World {
                     self.net.push(
                         *conn,
                         Way::Up,
-                        Frame::FromTaskManager(FromTaskManager::Heartbeat { stale_commands: 0 }),
+                        Frame::FromTaskManager(FromTaskManager::Heartbeat { from: None, stale_commands: 0 }),
                     );
                 }
                 self.plan(HEARTBEAT_MS, Plan::Heartbeat(number));

@@ -92,7 +92,10 @@ fn answer() -> impl Strategy<Value = CommandAnswer> {
 pub(crate) fn from_taskmanager() -> impl Strategy<Value = FromTaskManager> {
     prop_oneof![
         registration().prop_map(FromTaskManager::Register),
-        any::<u64>().prop_map(|stale_commands| FromTaskManager::Heartbeat { stale_commands }),
+        (option::of(address()), any::<u64>()).prop_map(|(id, stale_commands)| FromTaskManager::Heartbeat {
+            from: id.map(TaskManagerId),
+            stale_commands
+        }),
         answer().prop_map(FromTaskManager::Answer),
         execution().prop_map(FromTaskManager::Execution),
         vec(progress(), FEW).prop_map(FromTaskManager::Progress),

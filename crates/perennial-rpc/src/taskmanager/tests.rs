@@ -130,8 +130,8 @@ mod gateway {
         });
         tell.send(leadership.clone()).await.unwrap();
         assert_eq!(from.next().await, Some(Ok(leadership)));
-        to.send(FromTaskManager::Heartbeat { stale_commands: 3 }).await.unwrap();
-        assert_eq!(heard.next().await, Some(Ok(FromTaskManager::Heartbeat { stale_commands: 3 })));
+        to.send(FromTaskManager::Heartbeat { from: None, stale_commands: 3 }).await.unwrap();
+        assert_eq!(heard.next().await, Some(Ok(FromTaskManager::Heartbeat { from: None, stale_commands: 3 })));
         drop(to);
         assert_eq!(heard.next().await, None);
         drop(tell);

@@ -38,8 +38,9 @@ impl From<FromTaskManager> for pb::TaskManagerMessage {
         use pb::task_manager_message::Message;
         let message = match message {
             FromTaskManager::Register(registration) => Message::Register(registration.into()),
-            FromTaskManager::Heartbeat { stale_commands } => {
-                Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands })
+            FromTaskManager::Heartbeat { from, stale_commands } => {
+                let taskmanager = from.map_or_else(String::new, |id| id.0);
+                Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands, taskmanager })
             }
             FromTaskManager::Answer(answer) => Message::Answer(answer.into()),
             FromTaskManager::Execution(report) => Message::Execution(report.into()),
@@ -59,7 +60,10 @@ impl TryFrom<pb::TaskManagerMessage> for FromTaskManager {
         use pb::task_manager_message::Message;
         Ok(match required(message.message, "message")? {
             Message::Register(registration) => Self::Register(registration.try_into()?),
-            Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands }) => Self::Heartbeat { stale_commands },
+            Message::Heartbeat(pb::TaskManagerHeartbeat { stale_commands, taskmanager }) => {
+                let from = (!taskmanager.is_empty()).then_some(TaskManagerId(taskmanager));
+                Self::Heartbeat { from, stale_commands }
+            }
             Message::Answer(answer) => Self::Answer(answer.try_into()?),
             Message::Execution(report) => Self::Execution(report.try_into()?),
             Message::Progress(progress) => Self::Progress(each(progress.tasks)?),

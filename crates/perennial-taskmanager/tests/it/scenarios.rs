@@ -205,7 +205,7 @@ async fn told_of_stale(jobmanager: &JobManager, count: u64) {
     let what = format!("a heartbeat that counts {count} stale commands");
     jobmanager
         .hears(&what, |message| match message {
-            FromTaskManager::Heartbeat { stale_commands } => (*stale_commands == count).then_some(()),
+            FromTaskManager::Heartbeat { stale_commands, .. } => (*stale_commands == count).then_some(()),
             _ => None,
         })
         .await;
