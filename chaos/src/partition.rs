@@ -98,12 +98,8 @@ impl Fault {
             Self::Bridge => {
                 "at most one election, then calm: the member that hears nobody lead must not disturb the others"
             }
-            Self::NoTaskmanagers => {
-                "a leader without TaskManagers hands over to one that reaches them, or leaves their tasks alone"
-            }
-            Self::OneTaskmanager => {
-                "a TaskManager that another JobManager hears is not lost, or its tasks run elsewhere, once"
-            }
+            Self::NoTaskmanagers => "a leader without TaskManagers hands over to one that hears them",
+            Self::OneTaskmanager => "a leader that does not hear one TaskManager hands over to one that hears both",
             Self::StaleCommand => "the TaskManager refuses what a deposed leader has ordered, and counts it",
         }
     }
@@ -112,7 +108,8 @@ impl Fault {
         match self {
             Self::LeaderAlone | Self::LeaderDeaf | Self::LeaderMute | Self::StaleCommand => Leads::Another,
             // The leader has its majority, but is of no use to the TaskManagers it does not reach.
-            Self::Bridge | Self::NoTaskmanagers | Self::OneTaskmanager => Leads::Anyone,
+            Self::NoTaskmanagers | Self::OneTaskmanager => Leads::Another,
+            Self::Bridge => Leads::Anyone,
         }
     }
 }

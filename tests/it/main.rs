@@ -6,6 +6,7 @@ mod group;
 mod history;
 mod jobs;
 mod members;
+mod partitions;
 mod requests;
 mod storage;
 mod taskmanagers;

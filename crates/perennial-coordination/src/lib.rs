@@ -6,8 +6,9 @@
 //!
 //! Start with [`job::Job`] (the core of a JobMaster), then [`execution_graph`] (what it knows of its tasks), [`region`] and
 //! [`restart_strategy`] (what restarts together, and when) and [`slot`] (how tasks share slots and jobs share
-//! TaskManagers).
+//! TaskManagers). Beside them stands [`attendance`]: who should lead when the leader does not hear every TaskManager.
 
+pub mod attendance;
 pub mod execution_graph;
 pub mod job;
 pub mod region;

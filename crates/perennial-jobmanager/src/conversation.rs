@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::attendance::{Attendance, Seat};
 use crate::leader::{Leader, NotRegistered};
 use crate::role::{Role, RoleWatch};
 use crate::session::Session;
@@ -28,6 +29,7 @@ pub(crate) struct Attachments {
     pub(crate) address: String,
     pub(crate) meta: MetaStore,
     pub(crate) role: RoleWatch,
+    pub(crate) attendance: Attendance,
     pub(crate) tracker: TaskTracker,
     pub(crate) token: CancellationToken,
 }
@@ -41,6 +43,7 @@ impl TaskManagerGateway for Attachments {
             meta: self.meta.clone(),
             members: self.meta.membership(),
             role: self.role.clone(),
+            seat: self.attendance.seat(),
             peer,
             to,
             listening: None,
@@ -63,6 +66,7 @@ struct Conversation {
     meta: MetaStore,
     members: MembershipWatch,
     role: RoleWatch,
+    seat: Seat,
     peer: Option<SocketAddr>,
     to: mpsc::Sender<ToTaskManager>,
     listening: Option<Listening>,
@@ -175,6 +179,9 @@ impl Conversation {
 
     /// Takes a message. Returns false when the conversation is over.
     async fn hear(&mut self, message: FromTaskManager) -> bool {
+        if let FromTaskManager::Heartbeat { from: Some(id), .. } = &message {
+            self.seat.heard(id.clone());
+        }
         match (message, &self.listening) {
             (FromTaskManager::Register(registration), _) => self.register(registration).await,
             (message, Some(listening)) => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use perennial_base::{OnError, TaskGroup};
 use perennial_meta::{ConfigError, LeadershipView, MetaConfig, MetaStore, OpenError};
 use perennial_rpc::artifact::ArtifactServer;
+use perennial_rpc::attendance::AttendanceServer;
 use perennial_rpc::dispatcher::DispatcherServer;
 use perennial_rpc::group::GroupServer;
 use perennial_rpc::taskmanager::TaskManagerServer;
@@ -23,6 +24,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info};
 
 use crate::artifacts::{self, ArtifactHandle, ArtifactStore};
+use crate::attendance::{self, Attendance};
 use crate::conversation::Attachments;
 use crate::dispatcher::{DispatcherHandle, LeaderOnly, Local};
 use crate::group::GroupHandle;
@@ -101,11 +103,13 @@ impl JobManager {
         let room = Room::watch(&tasks, data_dir.clone(), min_free, meta.clone());
         let local = Local { this, meta: meta.clone(), started, room: room.clone() };
         let artifacts = ArtifactHandle::new(this, meta.clone(), watched.clone(), Arc::clone(&store), room);
+        let attendance = Attendance::default();
         let attachments = Attachments {
             this,
             address: address.clone(),
             meta: meta.clone(),
             role: watched.clone(),
+            attendance: attendance.clone(),
             tracker: TaskTracker::new(),
             token: tasks.token().clone(),
         };
@@ -116,8 +120,10 @@ impl JobManager {
         DispatcherServer::new(LeaderOnly { local: local.clone(), role: watched.clone() }).add_to(&mut routes);
         ArtifactServer::new(artifacts.without_forwarding()).add_to(&mut routes);
         GroupServer::new(group.without_forwarding()).add_to(&mut routes);
+        AttendanceServer::new(attendance.clone()).add_to(&mut routes);
         serve(&tasks, listener, routes.routes());
         artifacts::spawn_sweep(&tasks, meta.clone(), store);
+        attendance::spawn_watch(&tasks, attendance, settings.heartbeat_timeout, watched.clone(), meta.clone());
         let roles = play_roles(this, role, meta.clone(), settings, tasks.clone());
         tasks.spawn("roles", OnError::StopProcess, roles);
         info!(jobmanager = %this, name, %rpc_address, data_dir = %data_dir.display(), "JobManager started");

@@ -8,6 +8,7 @@ mod history;
 mod jobs;
 mod recover;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,8 +76,9 @@ impl Leader {
         let index = *applied.borrow();
         let (recovered, ledger) = recover::read(&meta)?;
         let jobs = recovered.len();
-        let this = Self::with_ledger(epoch, cluster, meta, settings, ledger, index);
         let awaited = recover::awaited(&recovered);
+        let expected = awaited.taskmanagers.clone();
+        let this = Self::with_ledger(epoch, cluster, meta, settings, ledger, expected, index);
         for job in recovered {
             this.take_over(job);
         }
@@ -91,6 +93,7 @@ impl Leader {
         meta: MetaStore,
         settings: Arc<Settings>,
         ledger: Ledger,
+        expected: BTreeSet<TaskManagerId>,
         index: u64,
     ) -> Arc<Self> {
         let tasks = TaskGroup::new();
@@ -100,6 +103,7 @@ impl Leader {
             cluster,
             settings.heartbeat_timeout,
             ledger,
+            expected,
             Arc::clone(&sessions),
             Arc::clone(&masters),
             tasks.token().clone(),

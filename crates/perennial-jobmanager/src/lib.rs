@@ -20,6 +20,7 @@
 //! Start reading in `job_manager.rs`, then `leader.rs` and `job_master.rs`.
 
 mod artifacts;
+mod attendance;
 mod conversation;
 mod dispatcher;
 mod group;

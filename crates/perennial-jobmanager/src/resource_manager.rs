@@ -2,11 +2,12 @@
 //!
 //! Waits for nobody. Slots reach a job through a `watch` of its own, in which a newer word replaces an older one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use perennial_coordination::attendance::Silences;
 use perennial_coordination::execution_graph::Assignment;
 use perennial_coordination::job::Event;
 use perennial_coordination::slot::Ledger;
@@ -48,6 +49,7 @@ enum Request {
     ReleaseOn { job: JobId, taskmanager: TaskManagerId },
     Release { job: JobId },
     Describe { answer: oneshot::Sender<Vec<TaskManagerSummary>> },
+    Silences { answer: oneshot::Sender<Silences> },
 }
 
 /// Reaches the ResourceManager. After the end of its leadership nothing said to it has an effect.
@@ -94,6 +96,13 @@ impl ResourceManagerHandle {
         self.inbox.send(Request::Describe { answer }).await.ok()?;
         described.await.ok()
     }
+
+    /// How long every TaskManager that has registered here, or is to, has been silent; none when this leadership is over.
+    pub(crate) async fn silences(&self) -> Option<Silences> {
+        let (answer, silences) = oneshot::channel();
+        self.inbox.send(Request::Silences { answer }).await.ok()?;
+        silences.await.ok()
+    }
 }
 
 /// A registered TaskManager.
@@ -109,6 +118,9 @@ pub(crate) struct ResourceManager {
     heartbeat_timeout: Duration,
     ledger: Ledger,
     known: BTreeMap<TaskManagerId, Known>,
+    /// TaskManagers that run something by the log and have not come to this leader.
+    expected: BTreeSet<TaskManagerId>,
+    started: Instant,
     offers: HashMap<JobId, watch::Sender<Offer>>,
     /// Shared with JobMasters, which send commands through it.
     sessions: Arc<Sessions>,
@@ -118,18 +130,31 @@ pub(crate) struct ResourceManager {
 }
 
 impl ResourceManager {
-    /// A ResourceManager whose jobs hold slots already; `token` ends it.
+    /// A ResourceManager whose jobs hold slots already, on the TaskManagers that are `expected`; `token` ends it.
     pub(crate) fn new(
         cluster: ClusterId,
         heartbeat_timeout: Duration,
         ledger: Ledger,
+        expected: BTreeSet<TaskManagerId>,
         sessions: Arc<Sessions>,
         masters: Arc<Masters>,
         token: CancellationToken,
     ) -> (Self, ResourceManagerHandle) {
         let (sender, inbox) = mpsc::channel(INBOX_CAPACITY);
         let (known, offers) = (BTreeMap::new(), HashMap::new());
-        let this = Self { cluster, heartbeat_timeout, ledger, known, offers, sessions, masters, inbox, token };
+        let this = Self {
+            cluster,
+            heartbeat_timeout,
+            ledger,
+            known,
+            expected,
+            started: Instant::now(),
+            offers,
+            sessions,
+            masters,
+            inbox,
+            token,
+        };
         (this, ResourceManagerHandle { inbox: sender })
     }
 
@@ -184,6 +209,7 @@ impl ResourceManager {
                 self.grant();
             }
             Request::Describe { answer } => _ = answer.send(self.describe()),
+            Request::Silences { answer } => _ = answer.send(self.silences()),
         }
     }
 
@@ -198,6 +224,7 @@ impl ResourceManager {
         }
         session.send(ToTaskManager::Registered { cluster: self.cluster });
         self.ledger.register(id.clone(), session.slots);
+        self.expected.remove(&id);
         self.known.insert(id, Known { session, detached: None });
         self.grant();
     }
@@ -275,6 +302,16 @@ impl ResourceManager {
     fn tell_all(&self, event: Event) {
         let (masters, token) = (Arc::clone(&self.masters), self.token.clone());
         tokio::spawn(token.run_until_cancelled_owned(async move { masters.tell_all(|| event.clone()).await }));
+    }
+
+    fn silences(&mut self) -> Silences {
+        let since_start = self.started.elapsed();
+        if since_start >= self.heartbeat_timeout {
+            // Their jobs have waited as long and go on without them.
+            self.expected.clear();
+        }
+        let known = self.followers().map(|(id, known)| (id.clone(), known.session.silence()));
+        known.chain(self.expected.iter().map(|id| (id.clone(), since_start))).collect()
     }
 
     fn describe(&self) -> Vec<TaskManagerSummary> {

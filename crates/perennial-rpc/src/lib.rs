@@ -11,6 +11,7 @@
 //! | [`dispatcher`] | clients, REST, a standby that forwards | gRPC on `rest.port` and `jobmanager.rpc.port` |
 //! | [`artifact`] | clients, JobManagers among themselves, TaskManagers | gRPC on `rest.port` and `jobmanager.rpc.port` |
 //! | [`group`] | operators, members that forward, processes that join | gRPC on `rest.port` and `jobmanager.rpc.port` |
+//! | [`attendance`] | a JobManager that leads and does not hear a TaskManager | gRPC on `jobmanager.rpc.port` |
 //! | [`raft`] | JobManagers among themselves | gRPC on `jobmanager.rpc.port`, payloads opaque here |
 
 #[cfg(feature = "grpc")]
@@ -19,6 +20,8 @@ mod wire;
 
 #[cfg(feature = "grpc")]
 pub mod artifact;
+#[cfg(feature = "grpc")]
+pub mod attendance;
 #[cfg(feature = "grpc")]
 pub mod dispatcher;
 pub mod executor;
