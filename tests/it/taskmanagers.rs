@@ -100,6 +100,41 @@ fn executors_of_a_killed_taskmanager_process_are_adopted_by_the_next() -> Result
     })
 }
 
+/// Tasks whose code does not return are ended with their executor, so that they hold up neither a restart nor a cancel.
+#[test]
+fn tasks_that_ignore_being_cancelled_are_killed() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(2, 1).config("task.cancellation.timeout", "1 s").start()?;
+    let job = cluster.submit("stubborn", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let executors = cluster.executors_of(&job);
+    let first = cluster.executors_on(0);
+    assert_eq!((executors.len(), first.len()), (2, 1));
+    for index in 0..2 {
+        wait_for("code that does not return", LIMIT, || {
+            let log = cluster.taskmanager(index)?.log();
+            ensure!(log.contains("this does not return"), "{log}");
+            Ok(())
+        })?;
+    }
+
+    for pid in first.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        kill_process(pid, Signal::KILL)?;
+    }
+    wait_for("every task to run at attempt 1", LIMIT, || {
+        let seen = subtasks(&cluster, &job)?;
+        ensure!(seen.iter().all(|(_, attempt, state)| *attempt == 1 && state == "RUNNING"), "{seen:?}");
+        Ok(())
+    })?;
+    assert_eq!(restarts(&cluster, &job)?, 1);
+    assert!(!executors.iter().any(|pid| runs(*pid)), "{executors:?}");
+    let log = cluster.jobmanager(0)?.log();
+    let cause = "had not ended 1 s after it was cancelled (task.cancellation.timeout)";
+    assert!(log.lines().any(|line| line.contains("executor lost") && line.contains(cause)), "{log}");
+
+    cluster.run_cli(&["cancel", &job.job])?;
+    cluster.wait_state(&job, "CANCELED", LIMIT)
+}
+
 /// One executor dies: it is started again where it was, and the other one goes on being used.
 #[test]
 fn a_killed_executor_is_started_again() -> Result<()> {

@@ -8,6 +8,7 @@ pub mod idle;
 pub mod keyed_count;
 pub mod passthrough;
 pub mod slow_sink;
+pub mod stubborn;
 pub mod trivial;
 pub mod wordcount;
 
@@ -20,6 +21,7 @@ pub fn registry() -> JobRegistry {
         .job("keyed_count", keyed_count::build)
         .job("passthrough", passthrough::build)
         .job("slow_sink", slow_sink::build)
+        .job("stubborn", stubborn::build)
         .job("trivial", trivial::build)
         .job("idle", idle::build)
         .job("failing", failing::build)

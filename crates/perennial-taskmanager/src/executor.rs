@@ -16,12 +16,14 @@ mod output;
 mod process;
 mod running;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_rpc::executor::{ExecutorAction, ExecutorSpec, Hello};
 use perennial_rpc::taskmanager::{CommandError, ExecutionReport, StartExecutor, TaskProgress};
-use perennial_types::{ClusterId, Fence, JobId, ProtocolRange, TaskManagerId};
+use perennial_types::config::{Origin as ConfigOrigin, options};
+use perennial_types::{ClusterId, Configuration, Fence, JobId, ProtocolRange, TaskManagerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,8 +62,8 @@ pub(crate) enum Order {
     Stop {
         /// Who orders it; none when the TaskManager itself is ending.
         fence: Option<Fence>,
-        /// Time it has.
-        grace: Duration,
+        /// Time it has; none for what a cancelled task of its job has.
+        grace: Option<Duration>,
     },
 }
 
@@ -221,6 +223,7 @@ impl<S: Sink> Supervisor<S> {
         };
         let mut config = self.settings.executor_config.clone();
         config.extend(start.config);
+        let cancellation_timeout = cancellation_timeout(&config, self.settings.cancellation_timeout);
         let spec = ExecutorSpec {
             job: self.job,
             socket: self.files.socket(),
@@ -246,6 +249,7 @@ impl<S: Sink> Supervisor<S> {
             artifact: start.artifact,
             structural_hash: start.structural_hash,
             cluster,
+            cancellation_timeout: Some(cancellation_timeout),
         };
         if let Err(error) = self.files.write_record(&record) {
             end(process).await;
@@ -346,6 +350,20 @@ fn check(hello: &Hello, record: &Record) -> Result<(), String> {
         return Err(format!("process {} answers instead of {}", hello.pid, record.pid));
     }
     Ok(())
+}
+
+/// `task.cancellation.timeout` as the job's options say, which were checked when it was planned; else the TaskManager's.
+fn cancellation_timeout(job: &BTreeMap<String, String>, ours: Duration) -> Duration {
+    let option = options::TASK_CANCELLATION_TIMEOUT;
+    let Some(value) = job.get(option.key) else { return ours };
+    let mut config = Configuration::new();
+    match config.set(option.key, value, ConfigOrigin::Flag("job".to_owned())) {
+        Ok(()) => config.get(&option),
+        Err(error) => {
+            warn!(%error, "an option of the job is ignored");
+            ours
+        }
+    }
 }
 
 /// An error with its cause.

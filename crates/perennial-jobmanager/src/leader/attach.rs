@@ -91,6 +91,7 @@ impl Leader {
             }
             FromTaskManager::Progress(progress) => self.take_progress(progress),
             FromTaskManager::ExecutorLost { job, cause } => {
+                warn!(%taskmanager, job_id = %job, cause, "executor lost");
                 self.masters.tell(job, Mail::Event(Event::ExecutorLost { taskmanager, cause })).await;
             }
             // A second registration on one stream is taken by the conversation.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use perennial_rpc::executor::ExecutorSpec;
 use perennial_types::{ArtifactDigest, ClusterId, JobId};
@@ -38,6 +38,9 @@ pub(crate) struct Record {
     pub(crate) structural_hash: u64,
     /// The cluster it works for.
     pub(crate) cluster: Option<ClusterId>,
+    /// Time its cancelled tasks have to end, zero for any; none in the record of an older TaskManager.
+    #[serde(default)]
+    pub(crate) cancellation_timeout: Option<Duration>,
 }
 
 /// The directory of one executor.
@@ -176,9 +179,15 @@ mod tests {
             artifact: ArtifactDigest::from_bytes([2; 32]),
             structural_hash: u64::MAX,
             cluster: Some(ClusterId::from_bytes([3; 16])),
+            cancellation_timeout: Some(Duration::from_millis(1500)),
         };
         files.write_record(&record).unwrap();
         assert_eq!(files.read_record().unwrap(), record);
+        let written = fs::read_to_string(files.dir.join("executor.json")).unwrap();
+        let mut older: serde_json::Value = serde_json::from_str(&written).unwrap();
+        older.as_object_mut().unwrap().remove("cancellation_timeout");
+        fs::write(files.dir.join("executor.json"), older.to_string()).unwrap();
+        assert_eq!(files.read_record().unwrap(), Record { cancellation_timeout: None, ..record });
         fs::write(files.dir.join("executor.json"), b"{\"job\":").unwrap();
         assert!(files.read_record().is_err());
     }

@@ -1,10 +1,11 @@
 //! An executor that takes commands: messages both ways, and the times within which it has to do as it is told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use perennial_rpc::executor::{ExecutorAction, FromExecutor, Hello, ToExecutor};
 use perennial_rpc::taskmanager::{CommandError, ExecutionReport};
-use perennial_types::{ExecutionAttemptId, Fence};
+use perennial_types::{ExecutionAttemptId, Fence, format_duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
@@ -40,8 +41,10 @@ pub(super) struct Running {
     backlog: Vec<ToExecutor>,
     /// Until when executions that were cancelled have to end.
     cancelling: BTreeMap<ExecutionAttemptId, Instant>,
-    /// Until when the executor has to end, once it was asked to.
-    stopping: Option<Instant>,
+    /// Whether the executor was asked to end.
+    is_stopping: bool,
+    /// Until when it has to.
+    stop_by: Option<Instant>,
     /// Until when a broken connection has to be up again.
     relink_by: Option<Instant>,
 }
@@ -78,7 +81,8 @@ impl Running {
             hello: Some(hello),
             backlog: Vec::new(),
             cancelling: BTreeMap::new(),
-            stopping: None,
+            is_stopping: false,
+            stop_by: None,
             relink_by: None,
         }
     }
@@ -120,23 +124,30 @@ impl Running {
                     return self.kill(supervisor, cause).await;
                 }
                 Wake::Ordered(Order::Do { fence, ticket, action }) => {
-                    if let ExecutorAction::Cancel { attempts } = &action {
-                        let by = Instant::now() + supervisor.settings.cancellation_timeout;
-                        self.cancelling.extend(attempts.iter().map(|attempt| (*attempt, by)));
+                    if let ExecutorAction::Cancel { attempts } = &action
+                        && let Some(timeout) = self.cancellation_timeout(supervisor)
+                    {
+                        // Asked again it has no longer.
+                        let by = Instant::now() + timeout;
+                        for attempt in attempts {
+                            self.cancelling.entry(*attempt).or_insert(by);
+                        }
                     }
                     self.send(fence, ticket, action).await;
                 }
                 Wake::Ordered(Order::Stop { fence, grace }) => {
-                    let by = Instant::now() + grace;
-                    self.stopping = Some(self.stopping.map_or(by, |earlier| earlier.min(by)));
+                    let by = grace.or(self.cancellation_timeout(supervisor)).map(|grace| Instant::now() + grace);
+                    self.is_stopping = true;
+                    self.stop_by = self.stop_by.into_iter().chain(by).min();
                     self.send(fence.unwrap_or(self.fence), 0, ExecutorAction::Stop).await;
                 }
                 Wake::Deadline => {
                     let late = self.cancelling.iter().min_by_key(|(_, by)| **by).map(|(attempt, _)| *attempt);
-                    let cause = match (self.stopping, late) {
-                        (None, Some(attempt)) => format!(
-                            "killed, because execution {attempt} had not ended {} s after it was cancelled",
-                            supervisor.settings.cancellation_timeout.as_secs()
+                    let cause = match (self.is_stopping, late) {
+                        (false, Some(attempt)) => format!(
+                            "killed, because execution {attempt} had not ended {} after it was cancelled \
+                             (task.cancellation.timeout)",
+                            format_duration(self.cancellation_timeout(supervisor).unwrap_or_default())
                         ),
                         _ => "killed, because it had not ended in time after it was told to".to_owned(),
                     };
@@ -147,8 +158,14 @@ impl Running {
         }
     }
 
+    /// Time a cancelled task has; none when it may take any.
+    fn cancellation_timeout<S: Sink>(&self, supervisor: &Supervisor<S>) -> Option<Duration> {
+        let timeout = self.record.cancellation_timeout.unwrap_or(supervisor.settings.cancellation_timeout);
+        (!timeout.is_zero()).then_some(timeout)
+    }
+
     async fn next_wake<S: Sink>(&mut self, supervisor: &mut Supervisor<S>, heartbeat: &mut Interval) -> Wake {
-        let deadline = self.cancelling.values().copied().chain(self.stopping).min();
+        let deadline = self.cancelling.values().copied().chain(self.stop_by).min();
         let (record, relink_by) = (&self.record, self.relink_by);
         let is_linked = self.link.is_some();
         let link = &mut self.link;
@@ -247,7 +264,7 @@ impl Running {
     fn ended<S: Sink>(&self, supervisor: &Supervisor<S>, how: impl std::fmt::Display) -> End {
         // Whatever it started and left behind ends with it.
         self.process.kill();
-        if self.stopping.is_some() {
+        if self.is_stopping {
             info!(job = %self.record.job, pid = self.record.pid, "executor stopped");
             return End::Gone;
         }
@@ -257,7 +274,7 @@ impl Running {
     }
 
     async fn kill<S: Sink>(&mut self, supervisor: &Supervisor<S>, cause: String) -> End {
-        if self.stopping.is_some() {
+        if self.is_stopping {
             warn!(job = %self.record.job, pid = self.record.pid, cause, "executor did not stop by itself");
         }
         self.process.kill();

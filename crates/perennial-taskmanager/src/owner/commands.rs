@@ -148,7 +148,7 @@ impl Owner {
             self.ledger.forget(job);
             return Some(Ok(CommandDone::Done));
         }
-        self.stop_one(job, Some(fence), self.settings.cancellation_timeout, Some(reply));
+        self.stop_one(job, Some(fence), None, Some(reply));
         None
     }
 

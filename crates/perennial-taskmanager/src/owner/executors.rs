@@ -254,7 +254,13 @@ impl Owner {
     }
 
     /// Tells an executor to end, and answers when it has.
-    pub(super) fn stop_one(&mut self, job: JobId, fence: Option<Fence>, grace: Duration, reply: Option<ReplyTo>) {
+    pub(super) fn stop_one(
+        &mut self,
+        job: JobId,
+        fence: Option<Fence>,
+        grace: Option<Duration>,
+        reply: Option<ReplyTo>,
+    ) {
         let Some(executor) = self.executors.get_mut(&job) else { return };
         if executor.handle.order(Order::Stop { fence, grace }).is_err() {
             // Its queue is full of orders it does not take, or it is ending already and says so next.
@@ -287,7 +293,7 @@ impl Owner {
             // What the executor says of its executions from here on is no news about the job: it was told to end them.
             let cause = format!("its TaskManager {} was shut down", self.dir.id());
             self.report(FromTaskManager::ExecutorLost { job, cause });
-            self.stop_one(job, None, SHUTDOWN_GRACE, None);
+            self.stop_one(job, None, Some(SHUTDOWN_GRACE), None);
         }
     }
 }

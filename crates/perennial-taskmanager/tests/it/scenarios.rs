@@ -457,6 +457,41 @@ async fn an_executor_that_does_not_end_in_time_is_killed() {
     taskmanager.shutdown().await;
 }
 
+/// With a timeout of zero a cancelled task may take any time; a job's own timeout goes before the TaskManager's, and asking
+/// again does not begin it anew, also when a leader does so again and again.
+#[tokio::test]
+async fn a_job_says_itself_how_long_its_cancelled_tasks_may_take() {
+    let leader = JobManager::start(1).await;
+    let setup = Setup::new(&[&leader]).with("task.cancellation.timeout", "0");
+    let taskmanager = setup.start().await;
+    leader.lead(5);
+    leader.registration().await;
+    let bytes = artifact("stubborn");
+    let digest = leader.store(&bytes);
+    let Action::StartExecutor(mut with_its_own) = start(digest, &bytes) else { unreachable!() };
+    with_its_own.config.insert("task.cancellation.timeout".to_owned(), "300 ms".to_owned());
+    assert_eq!(leader.command(5, JOB, Action::StartExecutor(with_its_own)).await, ready());
+    assert_eq!(leader.command(5, OTHER, start(digest, &bytes)).await, ready());
+    let cancel = |slot| Action::Cancel { attempts: vec![attempt(slot)] };
+    for (job, slot) in [(JOB, 0), (OTHER, 1)] {
+        assert_eq!(leader.command(5, job, deploy(&[slot])).await, Ok(CommandDone::Done));
+        assert_eq!(leader.command(5, job, cancel(slot)).await, Ok(CommandDone::Done));
+    }
+    let asked_again = async {
+        loop {
+            _ = leader.command(5, JOB, cancel(0)).await;
+            tokio::time::sleep(A_WHILE).await;
+        }
+    };
+    let cause = tokio::select! {
+        cause = lost(&leader, JOB) => cause,
+        () = asked_again => unreachable!(),
+    };
+    assert!(cause.contains("had not ended 300 ms after it was cancelled"), "{cause}");
+    assert_eq!(leader.command(5, OTHER, deploy(&[2])).await, Ok(CommandDone::Done), "it lives");
+    taskmanager.shutdown().await;
+}
+
 /// Start, deploy, stop, fifty times: nothing is left but the cached artifact and some output of the last jobs.
 #[tokio::test]
 async fn fifty_jobs_leave_nothing_behind() {

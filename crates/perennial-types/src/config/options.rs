@@ -67,7 +67,7 @@ options! {
     HEARTBEAT_TIMEOUT: Duration = "heartbeat.timeout", "5 s",
         "Silence after which the other side is taken for lost.";
     TASK_CANCELLATION_TIMEOUT: Duration = "task.cancellation.timeout", "3 min",
-        "Time a cancelled task has before its executor is killed.";
+        "Time a cancelled task has before its executor is killed, with the job's other tasks there; 0 lets it take any. A job may set it for itself.";
 
     // --- TaskManager
     TASKMANAGER_SLOTS: NonZeroU32 = "taskmanager.numberOfTaskSlots", "1",
