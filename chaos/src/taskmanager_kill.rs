@@ -15,8 +15,8 @@ use crate::scene::{ALL, LIMIT, Scene, ms};
 /// Time after which nothing follows any more.
 const AFTERWARDS: Duration = Duration::from_secs(3);
 
-/// Time from the loss of a machine to its tasks running elsewhere: `heartbeat.timeout`, and as much again.
-const REPLACED_WITHIN: Duration = Duration::from_secs(10);
+/// Time from the loss of a machine to its tasks running elsewhere: `heartbeat.timeout`, and a second.
+const REPLACED_WITHIN: Duration = Duration::from_secs(6);
 
 #[derive(Args)]
 pub(crate) struct Options {

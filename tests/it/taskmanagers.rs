@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use perennial_tests::{Cluster, Submission, descendants, wait_for};
@@ -66,6 +67,43 @@ fn tasks_of_a_killed_taskmanager_restart_on_the_other_one() -> Result<()> {
         ensure!(state == "RUNNING" && restarts == 1, "it is {state}, restarted {restarts} times");
         Ok(())
     })
+}
+
+/// A machine vanishes without a word: it answers nothing, so its connection breaks some time later. That does not begin the
+/// wait of `heartbeat.timeout` anew.
+#[test]
+fn a_machine_that_vanishes_is_given_up_after_one_timeout() -> Result<()> {
+    // Longer than it takes to notice that the connection is broken.
+    let timeout = Duration::from_secs(7);
+    let mut cluster = cluster().taskmanagers(2, 2).config("heartbeat.timeout", "7 s").start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let machine = cluster.executors_on(0).into_iter().chain([cluster.taskmanager(0)?.pid()]);
+    let machine: Vec<Pid> = machine.filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect();
+    assert_eq!(machine.len(), 2);
+    machine.iter().try_for_each(|pid| kill_process(*pid, Signal::STOP))?;
+
+    let mut said = |what: &str| {
+        wait_for(what, LIMIT, || {
+            let log = cluster.jobmanager(0)?.log();
+            ensure!(log.contains(what), "{log}");
+            Ok(Instant::now())
+        })
+    };
+    let broken = said("connection of a TaskManager broke")?;
+    let lost = said("TaskManager lost")?;
+    wait_for("every task to run on tm-2 at attempt 1", LIMIT, || {
+        let seen = subtasks(&cluster, &job)?;
+        let there = |(taskmanager, attempt, state): &(String, u64, String)| {
+            taskmanager == "tm-2" && *attempt == 1 && state == "RUNNING"
+        };
+        ensure!(seen.iter().all(there), "{seen:?}");
+        Ok(())
+    })?;
+    // The wait had begun before the connection broke.
+    assert!(lost - broken < timeout, "{:?}", lost - broken);
+    machine.iter().try_for_each(|pid| kill_process(*pid, Signal::CONT))?;
+    Ok(())
 }
 
 /// Executors outlive their TaskManager's process, and the next one adopts them: nobody notices.

@@ -108,8 +108,8 @@ impl ResourceManagerHandle {
 /// A registered TaskManager.
 struct Known {
     session: Arc<Session>,
-    /// Since when its connection is broken.
-    detached: Option<Instant>,
+    /// Whether its connection is broken.
+    is_detached: bool,
 }
 
 /// The owner of the slot ledger. See the [module](self).
@@ -183,7 +183,7 @@ impl ResourceManager {
                 self.sessions.remove(&taskmanager, number);
                 if let Some(known) = self.known.get_mut(&taskmanager).filter(|known| known.session.number == number) {
                     info!(%taskmanager, "connection of a TaskManager broke");
-                    known.detached = Some(Instant::now());
+                    known.is_detached = true;
                     // It may come back with all it runs, but nothing new goes there.
                     self.ledger.lose(&taskmanager);
                     self.tell_all(Event::TaskManagerDetached { taskmanager });
@@ -225,7 +225,7 @@ impl ResourceManager {
         session.send(ToTaskManager::Registered { cluster: self.cluster });
         self.ledger.register(id.clone(), session.slots);
         self.expected.remove(&id);
-        self.known.insert(id, Known { session, detached: None });
+        self.known.insert(id, Known { session, is_detached: false });
         self.grant();
     }
 
@@ -263,25 +263,22 @@ impl ResourceManager {
     /// When the next TaskManager may have to be given up.
     fn next_check(&self) -> Instant {
         let now = Instant::now();
-        let deadlines = self.followers().map(|(_, known)| known).map(|known| match known.detached {
-            Some(since) => since + self.heartbeat_timeout,
-            None => now + self.heartbeat_timeout.saturating_sub(known.session.silence()),
-        });
+        let deadlines =
+            self.followers().map(|(_, known)| now + self.heartbeat_timeout.saturating_sub(known.session.silence()));
         deadlines.min().unwrap_or(now + self.heartbeat_timeout)
     }
 
-    /// Gives up TaskManagers that were silent or disconnected for too long.
+    /// Gives up TaskManagers that were silent for too long. A broken connection does not begin the wait anew: a peer that has
+    /// vanished is silent from the start, and its connection breaks for the lack of an answer well after.
     fn lose_silent(&mut self) {
         let mut lost = Vec::new();
         for (id, known) in self.followers() {
             let timeout = perennial_types::format_duration(self.heartbeat_timeout);
-            let (quiet, reason) = match known.detached {
-                Some(since) => {
-                    (since.elapsed(), format!("its connection broke and did not come back within {timeout}"))
-                }
-                None => (known.session.silence(), format!("no heartbeat for {timeout}")),
+            let reason = match known.is_detached {
+                true => format!("its connection broke, and no heartbeat for {timeout}"),
+                false => format!("no heartbeat for {timeout}"),
             };
-            if quiet >= self.heartbeat_timeout {
+            if known.session.silence() >= self.heartbeat_timeout {
                 lost.push((id.clone(), format!("{reason} (heartbeat.timeout)")));
             }
         }
