@@ -159,18 +159,28 @@ fn cancel(view: &impl View, job: JobId, request: RequestId, at_ms: u64) -> Appli
     let Some(mut head) = read::<kv::job::Job>(view, &job)? else {
         return Ok((Outcome::UnknownJob(job), Vec::new()));
     };
-    if head.cancel_request == Some(request) {
+    let mut others = read::<kv::cancel::Cancels>(view, &job)?.unwrap_or_default();
+    if head.cancel_request == Some(request) || others.contains(&request) {
         return Ok((Outcome::Done, Vec::new()));
     }
     if head.status.is_globally_terminal() {
         return Ok((Outcome::AlreadyEnded(job, head.status), Vec::new()));
     }
     head.desired = DesiredState::Canceled;
-    head.cancel_request.get_or_insert(request);
+    let mut changes = Vec::new();
+    if *head.cancel_request.get_or_insert(request) != request {
+        // The newest are those that may be asked again.
+        if others.len() >= kv::cancel::CANCELS_MAX {
+            others.remove(0);
+        }
+        others.push(request);
+        changes.push(put::<kv::cancel::Cancels>(&job, &others));
+    }
     if head.status != JobStatus::Cancelling {
         enter(&mut head, JobStatus::Cancelling, at_ms);
     }
-    Ok((Outcome::Done, vec![put::<kv::job::Job>(&job, &head)]))
+    changes.push(put::<kv::job::Job>(&job, &head));
+    Ok((Outcome::Done, changes))
 }
 
 fn end(view: &impl View, mut head: JobHead, status: JobStatus, at_ms: u64, failure: Option<String>) -> Applied {
@@ -201,6 +211,7 @@ fn forget(view: &impl View, jobs: Vec<JobId>) -> Applied {
         changes.push(delete::<kv::job::Job>(&head.job));
         changes.push(delete::<kv::job_graph::JobGraphs>(&head.job));
         changes.push(delete::<kv::request::Request>(&head.request));
+        changes.push(delete::<kv::cancel::Cancels>(&head.job));
         changes.push(delete::<kv::artifact_use::ArtifactUse>(&(head.artifact, head.job)));
         changes.extend(drop_executions(view, head.job)?);
     }

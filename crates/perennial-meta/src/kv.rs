@@ -18,10 +18,12 @@
 //! | `15` | [`execution`] | job, vertex, subtask | newest placement |
 //! | `16` | [`leadership`] | epoch | who led, since when |
 //! | `17` | [`take_over`] | epoch | how that began |
+//! | `18` | [`cancel`] | job | requests that cancelled it, besides the first |
 
 pub(crate) mod applied;
 pub(crate) mod artifact;
 pub(crate) mod artifact_use;
+pub(crate) mod cancel;
 pub(crate) mod cluster;
 pub(crate) mod execution;
 pub(crate) mod job;

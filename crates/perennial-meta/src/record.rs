@@ -30,7 +30,7 @@ pub struct JobHead {
     pub status: JobStatus,
     /// What the user wants.
     pub desired: DesiredState,
-    /// The request that cancelled it.
+    /// The request that cancelled it first.
     pub cancel_request: Option<RequestId>,
     /// When it was submitted, in milliseconds of the Unix epoch.
     pub submitted_ms: u64,
@@ -63,7 +63,7 @@ pub struct JobRecord {
     pub status: JobStatus,
     /// What the user wants.
     pub desired: DesiredState,
-    /// The request that cancelled it.
+    /// The request that cancelled it first.
     pub cancel_request: Option<RequestId>,
     /// When it was submitted, in milliseconds of the Unix epoch.
     pub submitted_ms: u64,

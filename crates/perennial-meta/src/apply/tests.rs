@@ -10,6 +10,7 @@ use perennial_types::{
 use super::*;
 use crate::ExecutionRecord;
 use crate::kv::Pair;
+use crate::kv::cancel::CANCELS_MAX;
 
 #[derive(Default)]
 struct Map {
@@ -258,8 +259,28 @@ fn a_cancel_is_answered_alike_when_it_is_said_again() {
     assert_eq!((map.head(job(1)).status, map.head(job(1)).desired), (Cancelling, DesiredState::Canceled));
     assert_eq!(map.run(cancel(6)), Outcome::Done);
     assert_eq!(map.run(end_command(job(1), Canceled)), Outcome::Done);
-    assert_eq!(map.run(cancel(5)), Outcome::Done);
-    assert_eq!(map.run(cancel(6)), Outcome::AlreadyEnded(job(1), Canceled));
+    assert_eq!((map.run(cancel(5)), map.run(cancel(6))), (Outcome::Done, Outcome::Done));
+    assert_eq!(map.run(cancel(7)), Outcome::AlreadyEnded(job(1), Canceled), "it came too late");
+    let forgotten = Outcome::Forgotten { jobs: vec![job(1)], artifacts: vec![DIGEST] };
+    assert_eq!(map.run(Command::ForgetJobs { jobs: vec![job(1)] }), forgotten);
+    assert!(map.entries.is_empty(), "{:?}", map.entries.keys());
+}
+
+#[test]
+fn the_first_and_the_newest_cancels_of_a_job_are_remembered() {
+    use JobStatus::*;
+    let cancel = |n| Command::CancelJob { job: job(1), request: request(n), at_ms: 25 };
+    let mut map = with_job(&[Created, Running]);
+    let newest = 10 + CANCELS_MAX as u8;
+    for n in 9..=newest {
+        assert_eq!(map.run(cancel(n)), Outcome::Done);
+        assert_eq!(map.run(cancel(n)), Outcome::Done, "once is enough");
+    }
+    map.run(end_command(job(1), Canceled));
+    let late = Outcome::AlreadyEnded(job(1), Canceled);
+    for (n, expected) in [(9, Outcome::Done), (10, late), (11, Outcome::Done), (newest, Outcome::Done)] {
+        assert_eq!(map.run(cancel(n)), expected, "{n}");
+    }
 }
 
 #[test]
