@@ -32,6 +32,34 @@ fn check_leader_cut_from(taskmanagers: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The group elects a JobManager that the TaskManagers cannot reach. They never come to it, and it does not count them as
+/// lost: it hands over to one that hears them.
+#[test]
+fn a_new_leader_that_no_taskmanager_reaches_hands_over() -> Result<()> {
+    let mut cluster = cluster().jobmanagers(3).taskmanagers(2, 2).proxied().start()?;
+    let job = cluster.submit("idle", 2, &[])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    let before = cluster.placed(&job)?;
+    let (first, epoch) = cluster.leader(LIMIT)?;
+
+    let deaf = format!("jm-{}", (first + 1) % 3 + 1);
+    for taskmanager in ["tm-1", "tm-2"] {
+        cluster.proxy()?.between(&deaf, taskmanager, Flow::Hold);
+    }
+    cluster.run_cli(&["raft", "transfer-leader", &deaf])?;
+    wait_for("a third leadership with both taskmanagers", LIMIT, || {
+        let (leader, newer) = cluster.leader(LIMIT)?;
+        ensure!(format!("jm-{}", leader + 1) != deaf && newer > epoch + 1, "jm-{} in epoch {newer}", leader + 1);
+        let known = cluster.rest("/v1/taskmanagers")?;
+        let known = known.get("taskmanagers").and_then(Value::as_array).map_or(0, Vec::len);
+        ensure!(known == 2, "it knows {known}");
+        Ok(())
+    })?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    assert_eq!((cluster.placed(&job)?, cluster.restarts(&job)?), (before, 0));
+    Ok(())
+}
+
 #[test]
 fn a_leader_that_hears_no_taskmanager_hands_over_to_one_that_does() -> Result<()> {
     check_leader_cut_from(&["tm-1", "tm-2"])
