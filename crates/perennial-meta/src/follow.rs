@@ -300,7 +300,7 @@ async fn propose(raft: &Raft, command: &Command) -> Result<(), String> {
     written.map(drop).map_err(|error| error.to_string())
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

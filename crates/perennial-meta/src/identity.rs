@@ -22,6 +22,7 @@ pub(crate) struct Identity {
     founders: Vec<Peer>,
     data_dir: PathBuf,
     incarnation: Incarnation,
+    start: u64,
     marker: Arc<MarkerFile>,
     /// The members as this one's log has them.
     logged: Mutex<Arc<Members>>,
@@ -29,8 +30,7 @@ pub(crate) struct Identity {
     members: watch::Sender<Arc<Members>>,
     /// Names of those that were removed, by number.
     removed: Mutex<BTreeMap<u64, String>>,
-    /// Newest process of each member that has greeted this one.
-    greeted: Mutex<BTreeMap<u64, Incarnation>>,
+    speakers: Mutex<Speakers>,
     complaints: Mutex<BTreeSet<(u64, String)>>,
     /// Addresses by name, where the configuration knows better than the membership.
     addresses: BTreeMap<String, String>,
@@ -53,11 +53,12 @@ impl Identity {
             founders: config.peers.clone(),
             data_dir: config.data_dir.clone(),
             incarnation: Incarnation::random(),
+            start: held.start,
             marker,
             logged: Mutex::default(),
             members: watch::channel(Arc::new(founding)).0,
             removed: Mutex::default(),
-            greeted: Mutex::default(),
+            speakers: Mutex::default(),
             complaints: Mutex::default(),
             addresses: std::iter::once(own).chain(configured).collect(),
             fatal,
@@ -137,13 +138,13 @@ impl Identity {
 
     /// What a call to a member says of its sender.
     pub(crate) fn toward(&self, to: JobManagerId) -> RaftIdentity {
-        let (group, incarnation) = (self.group, self.incarnation);
-        RaftIdentity { cluster: self.marker.cluster(), group, from: self.this, to, incarnation }
+        let (group, incarnation, start) = (self.group, self.incarnation, self.start);
+        RaftIdentity { cluster: self.marker.cluster(), group, from: self.this, to, incarnation, start }
     }
 
-    /// Notes which process of a member speaks from now on.
+    /// Notes which process of a member speaks from now on, unless a later one has spoken.
     pub(crate) fn greet(&self, from: &RaftIdentity) {
-        self.greeted.lock().unwrap_or_else(PoisonError::into_inner).insert(from.from.0, from.incarnation);
+        self.speakers.lock().unwrap_or_else(PoisonError::into_inner).greets(from.from.0, from.start, from.incarnation);
     }
 
     /// Whether the caller is a member of this group and means this member.
@@ -159,12 +160,10 @@ impl Identity {
     /// The same, and that no newer process has taken the caller's place.
     pub(crate) fn check_current(&self, from: &RaftIdentity) -> Result<(), RaftRpcError> {
         self.check(from)?;
-        let greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
-        match greeted.get(&from.from.0) {
-            Some(newest) if *newest != from.incarnation => {
-                Err(RaftRpcError::Refused(format!("another process has started as {}", from.from)))
-            }
-            _ => Ok(()),
+        let mut speakers = self.speakers.lock().unwrap_or_else(PoisonError::into_inner);
+        match speakers.speaks(from.from.0, from.start, from.incarnation) {
+            true => Ok(()),
+            false => Err(RaftRpcError::Refused(format!("another process has started as {}", from.from))),
         }
     }
 
@@ -231,6 +230,38 @@ impl Identity {
     }
 }
 
+/// Which process speaks for each member: start and incarnation of the newest one that was heard.
+///
+/// What a process said may arrive when it has died and another one has taken its place. The numbers of their starts say which is the
+/// later one; without them, from a build that does not count, it is whoever greets last.
+#[derive(Debug, Default)]
+struct Speakers(BTreeMap<u64, (u64, Incarnation)>);
+
+impl Speakers {
+    /// A process greets.
+    fn greets(&mut self, member: u64, start: u64, incarnation: Incarnation) {
+        let newest = self.0.entry(member).or_insert((start, incarnation));
+        if start == 0 || start >= newest.0 {
+            *newest = (start, incarnation);
+        }
+    }
+
+    /// Whether a process that says something is the newest. A later one need not have greeted.
+    fn speaks(&mut self, member: u64, start: u64, incarnation: Incarnation) -> bool {
+        let Some(newest) = self.0.get_mut(&member) else { return true };
+        if start > newest.0 {
+            *newest = (start, incarnation);
+        }
+        *newest == (start, incarnation)
+    }
+}
+
+/// The number of a start, from that of the one before and the clock in milliseconds of the Unix epoch: the clock because a
+/// directory that was restored knows of fewer starts than there were, and one more at least because clocks are set back.
+pub(crate) fn next_start(before: u64, unix_ms: u64) -> u64 {
+    unix_ms.max(before.saturating_add(1))
+}
+
 /// What a removed member is told.
 pub(crate) fn removed_text(name: &str, id: JobManagerId) -> String {
     format!(
@@ -243,4 +274,62 @@ pub(crate) fn removed_text(name: &str, id: JobManagerId) -> String {
 pub(crate) fn group_hash(peers: &[Peer]) -> u64 {
     let names = peers.iter().flat_map(|peer| peer.name.bytes().chain([0]));
     names.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process, by its start and its incarnation, greets or says something else; the latter is heard or not.
+    enum Said {
+        Greets(u64, u8),
+        Speaks(u64, u8, bool),
+    }
+
+    #[track_caller]
+    fn check(table: &[Said]) {
+        let mut speakers = Speakers::default();
+        let incarnation = |number: u8| Incarnation::from_bytes([number; 16]);
+        for (row, said) in table.iter().enumerate() {
+            match *said {
+                Said::Greets(start, number) => speakers.greets(1, start, incarnation(number)),
+                Said::Speaks(start, number, heard) => {
+                    assert_eq!(speakers.speaks(1, start, incarnation(number)), heard, "row {row}");
+                }
+            }
+        }
+    }
+
+    /// It shut out the living one for good before.
+    #[test]
+    fn a_late_greeting_of_a_dead_process_changes_nothing() {
+        use Said::{Greets, Speaks};
+        check(&[
+            Greets(5, 1),
+            Speaks(5, 1, true),
+            Greets(8, 2),
+            Speaks(5, 1, false),
+            Greets(5, 1),
+            Speaks(5, 1, false),
+            Speaks(8, 2, true),
+        ]);
+        // The listening member itself has restarted, and hears the dead one first.
+        check(&[Greets(5, 1), Speaks(8, 2, true), Speaks(5, 1, false), Greets(5, 1), Speaks(8, 2, true)]);
+    }
+
+    #[test]
+    fn of_processes_that_do_not_count_the_one_that_greeted_last_speaks() {
+        use Said::{Greets, Speaks};
+        check(&[Speaks(0, 1, true), Greets(0, 1), Greets(0, 2), Speaks(0, 1, false), Speaks(0, 2, true)]);
+        check(&[Greets(7, 1), Greets(0, 2), Speaks(0, 2, true), Speaks(9, 3, true), Speaks(0, 2, false)]);
+        check(&[Greets(7, 1), Greets(7, 2), Speaks(7, 1, false), Speaks(7, 2, true)]);
+    }
+
+    #[test]
+    fn starts_are_counted_by_the_clock_and_never_back() {
+        for (before, clock, expect) in [(0, 1000, 1000), (1000, 1000, 1001), (1000, 10, 1001), (u64::MAX, 10, u64::MAX)]
+        {
+            assert_eq!(next_start(before, clock), expect);
+        }
+    }
 }

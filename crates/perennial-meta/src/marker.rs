@@ -22,7 +22,7 @@ use crate::error::OpenError;
 use crate::files;
 
 const MAGIC: &[u8; 4] = b"PMRK";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// How far a directory has been.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,9 +73,31 @@ pub(crate) struct Marker {
     pub(crate) members: BTreeMap<u64, KnownMember>,
     /// Name of the member; empty when the marker was written before it had one.
     pub(crate) name: String,
+    /// Number of the member's newest process, greater than those before. 0 when none has counted yet.
+    pub(crate) start: u64,
 }
 
-/// Content of version 1: without the name.
+/// Content of version 2: without the start.
+#[derive(Deserialize)]
+struct MarkerV2 {
+    cluster: Option<ClusterId>,
+    member: u64,
+    group: u64,
+    directory: [u8; 16],
+    admitted: bool,
+    floor: Floor,
+    members: BTreeMap<u64, KnownMember>,
+    name: String,
+}
+
+impl From<MarkerV2> for Marker {
+    fn from(old: MarkerV2) -> Self {
+        let MarkerV2 { cluster, member, group, directory, admitted, floor, members, name } = old;
+        Self { cluster, member, group, directory, admitted, floor, members, name, start: 0 }
+    }
+}
+
+/// Content of version 1: without the name, too.
 #[derive(Deserialize)]
 struct MarkerV1 {
     cluster: Option<ClusterId>,
@@ -90,7 +112,7 @@ struct MarkerV1 {
 impl From<MarkerV1> for Marker {
     fn from(old: MarkerV1) -> Self {
         let MarkerV1 { cluster, member, group, directory, admitted, floor, members } = old;
-        Self { cluster, member, group, directory, admitted, floor, members, name: String::new() }
+        Self { cluster, member, group, directory, admitted, floor, members, name: String::new(), start: 0 }
     }
 }
 
@@ -110,6 +132,7 @@ impl Marker {
         let body = body.strip_prefix(MAGIC).ok_or("it is no marker")?;
         match body {
             [VERSION, body @ ..] => postcard::from_bytes(body).map_err(|error| error.to_string()),
+            [2, body @ ..] => postcard::from_bytes::<MarkerV2>(body).map(Self::from).map_err(|error| error.to_string()),
             [1, body @ ..] => postcard::from_bytes::<MarkerV1>(body).map(Self::from).map_err(|error| error.to_string()),
             [version, ..] => Err(format!("it has version {version}, this build reads 1 to {VERSION}")),
             [] => Err("it is too short".to_owned()),
@@ -212,6 +235,7 @@ mod tests {
             floor: Floor { term: 7, index: 9 },
             members: BTreeMap::from([(1, known)]),
             name: "jm-2".to_owned(),
+            start: 300,
         }
     }
 
@@ -253,11 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_is_read() {
+    fn the_versions_before_are_read() {
         let hex = "504d524b01010101010101010101010101010101010102030505050505050505050505050505050501070901010404040404040404040404040404040402ac0229fe0618";
-        let bytes = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(bytes).collect();
-        assert_eq!(Marker::decode(&bytes), Ok(Marker { name: String::new(), ..marker() }));
+        let read = |hex: &str| {
+            let bytes = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            Marker::decode(&(0..hex.len()).step_by(2).map(bytes).collect::<Vec<u8>>())
+        };
+        assert_eq!(read(hex), Ok(Marker { name: String::new(), start: 0, ..marker() }));
+        let hex = "504d524b02010101010101010101010101010101010102030505050505050505050505050505050501070901010404040404040404040404040404040402ac02046a6d2d321b63a663";
+        assert_eq!(read(hex), Ok(Marker { start: 0, ..marker() }));
     }
 
     #[test]
@@ -265,7 +293,7 @@ mod tests {
         let hex: String = marker().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            "504d524b02010101010101010101010101010101010102030505050505050505050505050505050501070901010404040404040404040404040404040402ac02046a6d2d321b63a663"
+            "504d524b03010101010101010101010101010101010102030505050505050505050505050505050501070901010404040404040404040404040404040402ac02046a6d2d32ac02514141b4"
         );
     }
 }

@@ -192,6 +192,7 @@ pub async fn restore_snapshot(path: &Path, config: &MetaConfig) -> Result<Restor
         floor: Floor { term: snapshot.term, index: snapshot.index },
         members: BTreeMap::new(),
         name: config.name.clone(),
+        start: 0,
     };
     // Last of all is the snapshot: a directory without it is behind its marker, and is refused.
     let marker = std::sync::Arc::new(MarkerFile::create(&dir.join("marker"), marker)?);

@@ -159,6 +159,7 @@ fn open_marker(dir: &Path, config: &MetaConfig, place: Option<&Place>) -> Result
             floor: Floor::default(),
             members: Default::default(),
             name: config.name.clone(),
+            start: 0,
         };
         let file = MarkerFile::create(&path, marker)?;
         files::sync_parent(dir).map_err(|source| OpenError::io("sync", dir, source))?;

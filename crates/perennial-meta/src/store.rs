@@ -18,9 +18,9 @@ use crate::config::MetaConfig;
 use crate::contact::{Contact, Gone};
 use crate::detector::{Context, Detector};
 use crate::error::{OpenError, WriteError};
-use crate::follow::Follow;
+use crate::follow::{Follow, unix_ms};
 use crate::ground;
-use crate::identity::Identity;
+use crate::identity::{Identity, next_start};
 use crate::join::find_place;
 use crate::kv::{self, list};
 use crate::leadership::{Beginning, LeadershipView};
@@ -434,6 +434,10 @@ async fn start(config: MetaConfig, storage: Storage, known: Option<Members>) -> 
     let Storage { marker, log, snapshots, state, directory, lock } = storage;
     let failed = |error: &dyn std::fmt::Display| OpenError::Start(error.to_string());
     let (fatal_sender, fatal) = watch::channel(None);
+    let counting = marker.clone();
+    let counted =
+        ground::spawn_blocking(move || counting.update(|marker| marker.start = next_start(marker.start, unix_ms())));
+    counted.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     let identity = Arc::new(Identity::new(&config, marker.clone(), fatal_sender.clone()));
     let peers = Arc::new(Peers::new(identity.clone()));
     let (progress_sender, progress) = watch::channel(Progress::default());

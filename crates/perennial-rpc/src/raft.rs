@@ -32,6 +32,8 @@ pub struct RaftIdentity {
     pub to: JobManagerId,
     /// This life of the sender's process.
     pub incarnation: Incarnation,
+    /// Greater than that of every process of this member before; 0 when the sender does not count.
+    pub start: u64,
 }
 
 /// A question with one answer.
@@ -118,6 +120,7 @@ impl From<RaftIdentity> for pb::RaftIdentity {
             from: identity.from.0,
             to: identity.to.0,
             incarnation: bytes(identity.incarnation.as_bytes()),
+            start: identity.start,
         }
     }
 }
@@ -136,6 +139,7 @@ impl TryFrom<pb::RaftIdentity> for RaftIdentity {
             from: JobManagerId(identity.from),
             to: JobManagerId(identity.to),
             incarnation: id(&identity.incarnation, "identity.incarnation")?,
+            start: identity.start,
         })
     }
 }
@@ -152,6 +156,7 @@ mod tests {
             from: JobManagerId(1),
             to: JobManagerId(2),
             incarnation: Incarnation::random(),
+            start: 3,
         };
         assert_eq!(RaftIdentity::try_from(pb::RaftIdentity::from(identity)), Ok(identity));
         let unnamed = RaftIdentity { cluster: None, ..identity };

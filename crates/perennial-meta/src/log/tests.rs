@@ -26,6 +26,7 @@ fn marker(dir: &Path) -> Arc<MarkerFile> {
         admitted: true,
         floor: Floor::default(),
         members: Default::default(),
+        start: 0,
         name: String::new(),
     };
     let opened = MarkerFile::open(&path).unwrap();

@@ -245,12 +245,7 @@ impl Net {
     /// A process is gone: its connections are, too, and those at their other ends will notice.
     pub(super) fn crashed(&self, node: Node) {
         let mut state = self.lock();
-        let State { conns, cut, queue, .. } = &mut *state;
-        // A member takes whoever has greeted it last for the newest process of that peer, so a greeting that arrives after its
-        // process has died shuts the next process out for good. Known; without this line the simulation shows it.
-        queue.retain(
-            |_, event| !matches!(event, Event::Request(it) if it.from == node && it.call == RaftCall::Handshake),
-        );
+        let State { conns, cut, .. } = &mut *state;
         let mut broken = Vec::new();
         for (id, conn) in conns.iter_mut().filter(|(_, conn)| conn.ends.0 == node || conn.ends.1 == node) {
             conn.dead = true;

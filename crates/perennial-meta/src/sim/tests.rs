@@ -142,6 +142,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Models {
             admitted: true,
             floor: Floor::default(),
             members: Default::default(),
+            start: 0,
         };
         let marker = Arc::new(MarkerFile::create(&path("marker"), marker).unwrap());
         let (log, state) = here.run(|| {

@@ -170,6 +170,7 @@ async fn strangers_are_refused_by_name_of_what_differs() {
         from: JobManagerId(2),
         to: JobManagerId(1),
         incarnation: Incarnation::random(),
+        start: 0,
     };
     for call in [RaftCall::Handshake, RaftCall::Vote, RaftCall::PreVote, RaftCall::Append, RaftCall::TransferLeader] {
         let answer = client.call(call, identity, Bytes::from_static(b"\xff\x00garbage"), Duration::from_secs(5)).await;
