@@ -17,6 +17,8 @@
 //! Losing the leadership drops the `Leader` with its tasks and tells no TaskManager anything: their
 //! tasks go on, and the next leader adopts them.
 //!
+//! A leader that does not hear its TaskManagers hands over to a member that does (`attendance.rs`).
+//!
 //! Start reading in `job_manager.rs`, then `leader.rs` and `job_master.rs`.
 
 mod artifacts;
