@@ -1,9 +1,19 @@
-//! Keyed state in memory: tables from key to value.
+//! State: keyed tables in memory, and the files that checkpoints keep of them.
 //!
-//! Start with [`KeyedTable`].
+//! Start with [`KeyedTable`], then [`write_state_file`] and [`StateFileReader`]; [`Storage`] is where files lie. Everything here
+//! blocks and starts nothing: files are written and read by threads that may wait for a disk.
 
+mod entries;
+mod format;
 mod selector;
+mod storage;
 mod table;
 
+pub use entries::EntryBuffer;
+pub use format::{
+    Block, KeyedPart, OperatorHeader, STATE_FILE_VERSION, StateFileError, StateFileHeader, StateFileReader,
+    WrittenFile, write_state_file,
+};
 pub use selector::{ByOwned, ByRef, KeySelector};
+pub use storage::{LocalDirectory, Storage, open};
 pub use table::KeyedTable;
