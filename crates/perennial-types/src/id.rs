@@ -169,6 +169,16 @@ impl From<OperatorId> for VertexId {
     }
 }
 
+/// Number of a checkpoint or savepoint of a job, from 1, rising, never used twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CheckpointId(pub u64);
+
+impl fmt::Display for CheckpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// A member of the JobManager group: its number in the Raft configuration, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JobManagerId(pub u64);

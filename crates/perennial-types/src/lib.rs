@@ -6,6 +6,7 @@
 //! Start with [`JobGraph`] (what a user asks for), [`JobStatus`] and [`ExecutionState`] (where it stands) and
 //! [`Fence`] (who may command it).
 
+mod checkpoint;
 pub mod config;
 mod fence;
 mod id;
@@ -17,11 +18,15 @@ mod status;
 mod take_over;
 mod units;
 
+pub use checkpoint::{
+    CheckpointMetadata, OperatorRestore, OperatorSnapshot, SnapshotKind, StateFile, TaskRestore, TaskSnapshot,
+    VertexSnapshot,
+};
 pub use config::{ConfigOption, Configuration};
 pub use fence::{Fence, LeaderEpoch};
 pub use id::{
-    AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, Incarnation, JobId, JobManagerId, OperatorId,
-    ParseIdError, RequestId, SlotIndex, TaskManagerId, VertexId,
+    AllocationId, ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, Incarnation, JobId, JobManagerId,
+    OperatorId, ParseIdError, RequestId, SlotIndex, TaskManagerId, VertexId,
 };
 pub use job_graph::{DEFAULT_SLOT_SHARING_GROUP, JobEdge, JobGraph, JobVertex, OperatorInfo, ShipStrategy};
 pub use key_group::{KeyGroup, KeyGroupRange, MaxParallelism, key_group, murmur, subtask_of};

@@ -6,39 +6,46 @@
 static MEANINGLESS_HERE: &str = "
     akka. application-result-store. blob. classloader. cleanup-strategy. client.heartbeat. client.retry-period
     cluster. compiler. completed-application-store. env. events. execution.attached execution.batch-shuffle-mode
-    execution.batch. execution.buffer-timeout.enabled execution.checkpointing. execution.job-listeners
-    execution.job-status-changed-listeners execution.program-config. execution.runtime-mode
-    execution.shutdown-on-application-finish execution.shutdown-on-attached-exit execution.sort-keyed-partition.
-    execution.sort-partition. execution.state-recovery. execution.submit-failed-job-on-application-error
-    execution.target execution.terminate-application-on-any-job-terminated-exceptionally external-resource. fs.
+    execution.batch. execution.buffer-timeout.enabled execution.checkpointing.aligned-checkpoint-timeout
+    execution.checkpointing.checkpoints-after-tasks-finish execution.checkpointing.cleaner.
+    execution.checkpointing.create-subdir execution.checkpointing.data-inline-threshold
+    execution.checkpointing.during-recovery. execution.checkpointing.externalized-checkpoint-retention
+    execution.checkpointing.file-merging. execution.checkpointing.incremental
+    execution.checkpointing.interval-during-backlog execution.checkpointing.local-backup.
+    execution.checkpointing.max-concurrent-checkpoints execution.checkpointing.mode
+    execution.checkpointing.savepoint-dir execution.checkpointing.snapshot-compression execution.checkpointing.storage
+    execution.checkpointing.tolerable-failed-checkpoints execution.checkpointing.unaligned.
+    execution.checkpointing.write-buffer-size execution.job-listeners execution.job-status-changed-listeners
+    execution.program-config. execution.runtime-mode execution.shutdown-on-application-finish
+    execution.shutdown-on-attached-exit execution.sort-keyed-partition. execution.sort-partition.
+    execution.state-recovery. execution.submit-failed-job-on-application-error execution.target
+    execution.terminate-application-on-any-job-terminated-exceptionally external-resource. fs.
     heartbeat.rpc-failure-threshold high-availability high-availability. historyserver. jmx. job-event.
     job-result-store. jobmanager.adaptive-scheduler. jobmanager.archive. jobmanager.execution.
-    jobmanager.failure-enrichers jobmanager.future-pool. jobmanager.io-pool. jobmanager.memory.
-    jobmanager.partition. jobmanager.retrieve-taskmanager-hostname jobmanager.rpc.bind-port jobmanager.scheduler
-    jobstore.cache-size jobstore.type kubernetes. materialized-table. metrics. minicluster. pekko.
-    pipeline.auto-generate-uids pipeline.auto-watermark-interval pipeline.cached-files pipeline.cep.
-    pipeline.classpaths pipeline.closure-cleaner-level pipeline.force-avro pipeline.force-kryo
-    pipeline.force-kryo-avro pipeline.generic-types pipeline.global-job-parameters pipeline.jars
-    pipeline.jobvertex-parallelism-overrides pipeline.object-reuse
-    pipeline.operator-chaining.chain-operators-with-different-max-parallelism pipeline.serialization-config
-    pipeline.sources. pipeline.vertex-description-mode pipeline.vertex-name-include-index-prefix
-    pipeline.watermark-alignment. process.jobmanager. process.taskmanager. python. queryable-state. resourcemanager.
-    rest.async. rest.await-leader-timeout rest.bind-port rest.cache. rest.client. rest.connection-timeout
-    rest.flamegraph. rest.idleness-timeout rest.path rest.profiling. rest.retry. rest.server.numThreads
-    rest.server.thread-priority rest.url-prefix s3. scheduler-mode security.
-    shuffle-service-factory. slot.idle. slot.request.max-interval slotmanager. slow-task-detector. sql-client.
-    state. table. task.cancellation.interval task.cancellation.timers. taskmanager.collect-sink.
-    taskmanager.data.bind-port taskmanager.data.ssl. taskmanager.debug. taskmanager.jvm-exit-on-oom
-    taskmanager.load-balance. taskmanager.log. taskmanager.memory.flink. taskmanager.memory.framework.
-    taskmanager.memory.jvm-metaspace. taskmanager.memory.jvm-overhead. taskmanager.memory.managed.
-    taskmanager.memory.min-segment-size taskmanager.memory.network. taskmanager.memory.process.
-    taskmanager.memory.starting-segment-size taskmanager.memory.task. taskmanager.network.adaptive-partitioner.
-    taskmanager.network.bind-policy taskmanager.network.compression. taskmanager.network.detailed-metrics
-    taskmanager.network.hybrid-shuffle. taskmanager.network.memory.buffer-debloat.
-    taskmanager.network.memory.read-buffer. taskmanager.network.netty. taskmanager.network.partition-request-timeout
-    taskmanager.network.request-backoff. taskmanager.network.retries taskmanager.network.sort-shuffle.
-    taskmanager.network.tcp-connection. taskmanager.rpc. taskmanager.runtime. taskmanager.slot.
-    taskmanager.system-out. traces. user.artifacts. web. yarn. zookeeper.
+    jobmanager.failure-enrichers jobmanager.future-pool. jobmanager.io-pool. jobmanager.memory. jobmanager.partition.
+    jobmanager.retrieve-taskmanager-hostname jobmanager.rpc.bind-port jobmanager.scheduler jobstore.cache-size
+    jobstore.type kubernetes. materialized-table. metrics. minicluster. pekko. pipeline.auto-generate-uids
+    pipeline.auto-watermark-interval pipeline.cached-files pipeline.cep. pipeline.classpaths
+    pipeline.closure-cleaner-level pipeline.force-avro pipeline.force-kryo pipeline.force-kryo-avro
+    pipeline.generic-types pipeline.global-job-parameters pipeline.jars pipeline.jobvertex-parallelism-overrides
+    pipeline.object-reuse pipeline.operator-chaining.chain-operators-with-different-max-parallelism
+    pipeline.serialization-config pipeline.sources. pipeline.vertex-description-mode
+    pipeline.vertex-name-include-index-prefix pipeline.watermark-alignment. process.jobmanager. process.taskmanager.
+    python. queryable-state. resourcemanager. rest.async. rest.await-leader-timeout rest.bind-port rest.cache.
+    rest.client. rest.connection-timeout rest.flamegraph. rest.idleness-timeout rest.path rest.profiling. rest.retry.
+    rest.server.numThreads rest.server.thread-priority rest.url-prefix s3. scheduler-mode security.
+    shuffle-service-factory. slot.idle. slot.request.max-interval slotmanager. slow-task-detector. sql-client. state.
+    table. task.cancellation.interval task.cancellation.timers. taskmanager.collect-sink. taskmanager.data.bind-port
+    taskmanager.data.ssl. taskmanager.debug. taskmanager.jvm-exit-on-oom taskmanager.load-balance. taskmanager.log.
+    taskmanager.memory.flink. taskmanager.memory.framework. taskmanager.memory.jvm-metaspace.
+    taskmanager.memory.jvm-overhead. taskmanager.memory.managed. taskmanager.memory.min-segment-size
+    taskmanager.memory.network. taskmanager.memory.process. taskmanager.memory.starting-segment-size
+    taskmanager.memory.task. taskmanager.network.adaptive-partitioner. taskmanager.network.bind-policy
+    taskmanager.network.compression. taskmanager.network.detailed-metrics taskmanager.network.hybrid-shuffle.
+    taskmanager.network.memory.buffer-debloat. taskmanager.network.memory.read-buffer. taskmanager.network.netty.
+    taskmanager.network.partition-request-timeout taskmanager.network.request-backoff. taskmanager.network.retries
+    taskmanager.network.sort-shuffle. taskmanager.network.tcp-connection. taskmanager.rpc. taskmanager.runtime.
+    taskmanager.slot. taskmanager.system-out. traces. user.artifacts. web. yarn. zookeeper.
 ";
 
 /// Whether Flink has an option of this name that means nothing here.

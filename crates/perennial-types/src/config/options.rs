@@ -107,6 +107,18 @@ options! {
     PIPELINE_MAX_PARALLELISM: i32 = "pipeline.max-parallelism", "-1",
         "Number of key groups of operators that name none; -1 derives it from the parallelism.";
 
+    // --- checkpoints
+    CHECKPOINTING_INTERVAL: Option<Duration> = "execution.checkpointing.interval", "",
+        "Time from the beginning of a checkpoint of a job to the next; without it none is taken.";
+    CHECKPOINTING_TIMEOUT: Duration = "execution.checkpointing.timeout", "10 min",
+        "Time a checkpoint has before it is given up.";
+    CHECKPOINTING_MIN_PAUSE: Duration = "execution.checkpointing.min-pause", "0 ms",
+        "Time from the end of a checkpoint to the next at least.";
+    CHECKPOINTING_RETAINED: NonZeroU32 = "execution.checkpointing.num-retained", "1",
+        "Completed checkpoints of a job that are kept.";
+    CHECKPOINTING_DIR: Option<String> = "execution.checkpointing.dir", "",
+        "Directory or address below which the checkpoints of jobs are; all JobManagers and TaskManagers reach it.";
+
     // --- restarts
     RESTART_STRATEGY: Option<RestartStrategyType> = "restart-strategy.type", "",
         "Whether and when a job runs again after a failure; by default a failed task fails the job, and what was lost with a \

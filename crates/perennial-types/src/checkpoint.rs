@@ -1,0 +1,111 @@
+//! What a checkpoint consists of, and what a task is given back from it.
+//!
+//! A checkpoint is a cut through a running job: the state of each subtask at the barrier of that number. Its big parts are files;
+//! what says which they are is [`CheckpointMetadata`]. A checkpoint exists when its entry is committed, and not before.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CheckpointId, JobId, KeyGroupRange, OperatorId, VertexId};
+
+/// Why a snapshot is taken, and what follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotKind {
+    /// By the system, for recovery; replaced by later ones.
+    Checkpoint,
+    /// Asked for, and owned by who asked.
+    Savepoint,
+    /// A savepoint after which the job ends. With `drain`, its input is taken for ended before it.
+    Suspend {
+        /// Whether the sources end first.
+        drain: bool,
+    },
+}
+
+/// A file with the state of one operator of one subtask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Name, relative to the checkpoint's directory.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// CRC-32 of the whole file.
+    pub crc: u32,
+    /// Key groups that may be in it; none for state that belongs to no key.
+    pub key_groups: Option<KeyGroupRange>,
+}
+
+/// State of one operator of one subtask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorSnapshot {
+    /// Whose.
+    pub operator: OperatorId,
+    /// Keyed state.
+    pub keyed: Option<StateFile>,
+    /// Elements that a later run of another parallelism may spread over its subtasks: splits with their positions, transactions.
+    pub list: Vec<Vec<u8>>,
+}
+
+/// State of one subtask, and what it took to write.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSnapshot {
+    /// State of the operators of its chain that have any.
+    pub operators: Vec<OperatorSnapshot>,
+    /// Whether its input had ended: restored from this it has nothing to do.
+    pub finished: bool,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Time the task itself stood still for it, in microseconds.
+    pub sync_us: u64,
+    /// Time the rest took beside the task, in milliseconds.
+    pub async_ms: u64,
+    /// Time from its first barrier to its last, in microseconds.
+    pub align_us: u64,
+}
+
+/// What a subtask begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRestore {
+    /// The checkpoint it is from.
+    pub checkpoint: CheckpointId,
+    /// State of the operators of its chain.
+    pub operators: Vec<OperatorRestore>,
+    /// Whether its input had ended.
+    pub finished: bool,
+}
+
+/// What an operator of a subtask begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorRestore {
+    /// Whose.
+    pub operator: OperatorId,
+    /// Files with keyed state, each with its absolute location. Several after a change of the parallelism.
+    pub keyed: Vec<(String, StateFile)>,
+    /// Its share of the elements.
+    pub list: Vec<Vec<u8>>,
+}
+
+/// A whole checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointMetadata {
+    /// Whose.
+    pub job: JobId,
+    /// Its number.
+    pub checkpoint: CheckpointId,
+    /// What for.
+    pub kind: SnapshotKind,
+    /// When it was complete, in milliseconds since 1970 by the leader's clock.
+    pub at_ms: u64,
+    /// The vertices of the job.
+    pub vertices: Vec<VertexSnapshot>,
+}
+
+/// The subtasks of one vertex in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VertexSnapshot {
+    /// Which.
+    pub vertex: VertexId,
+    /// Number of key groups of the job; the same at every restore.
+    pub max_parallelism: u32,
+    /// One per subtask, in order.
+    pub subtasks: Vec<TaskSnapshot>,
+}
