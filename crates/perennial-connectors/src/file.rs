@@ -3,6 +3,7 @@
 mod error;
 mod find;
 mod read;
+mod two_phase;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::csv::{CsvReader, CsvRow, CsvWriter};
 use crate::text::TextRecord;
 
 pub use error::FileError;
+pub use two_phase::{Durable, FileTransaction, TwoPhaseParts};
 
 use read::{Decode, LineReader};
 use write::PartSink;

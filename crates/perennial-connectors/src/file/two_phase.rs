@@ -1,0 +1,512 @@
+//! Writes the parts of one subtask so that each record is in the finished ones exactly once.
+//!
+//! ```text
+//! .part-{subtask}-{attempt}.inprogress            being written; belongs to no checkpoint
+//!   │ prepare(n): renamed; synced before n is acknowledged
+//! .part-{subtask}-{n}.{attempt}.pending           in the state of checkpoint n
+//!   │ commit: renamed, once n is complete
+//! part-{subtask}-{n}                              finished
+//! ```
+//!
+//! A checkpoint's number is given once, so names never meet; the attempt in hidden names keeps apart what a dead attempt
+//! left and what a living one writes. A rename is durable with the next sync of the directory. That of a commit is done with
+//! the next checkpoint, and until that one is complete the transaction is in the one that would be restored.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use perennial::{Record, TaskContext};
+
+use super::FileError;
+
+/// Bytes after which lines are written out in the middle of a batch.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The number that stands for the end of a stream without checkpoints.
+const END: u64 = 0;
+
+/// What has to be done before a transaction outlives the process; it waits for a disk, so another thread does it.
+pub type Durable = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// A part that a checkpoint commits.
+#[derive(Debug, Clone, PartialEq, Eq, Record)]
+struct PendingPart {
+    subtask: u32,
+    attempt: u32,
+    checkpoint: u64,
+}
+
+/// What one checkpoint commits: a part, or nothing when only earlier commits had to be made durable.
+#[derive(Debug, Clone, PartialEq, Eq, Record)]
+pub struct FileTransaction {
+    part: Option<PendingPart>,
+}
+
+impl PendingPart {
+    fn hidden_name(&self) -> String {
+        format!(".part-{}-{:010}.{}.pending", self.subtask, self.checkpoint, self.attempt)
+    }
+
+    fn name(&self) -> String {
+        format!("part-{}-{:010}", self.subtask, self.checkpoint)
+    }
+}
+
+/// Writes records as lines to parts that are finished with the checkpoints.
+pub struct TwoPhaseParts<T> {
+    encode: fn(&T, &mut Vec<u8>),
+    directory: PathBuf,
+    subtask: u32,
+    attempt: u32,
+    /// The part being written, if there is anything in it.
+    open: Option<File>,
+    lines: Vec<u8>,
+    /// Number of commits so far.
+    commits: u64,
+    unsynced: Arc<Unsynced>,
+}
+
+/// What is not on the disk yet. Shared with the thread that syncs.
+///
+/// The sync of a checkpoint does also what those before it left: theirs is dropped when a checkpoint is aborted, while its part
+/// goes with the next one.
+#[derive(Default)]
+struct Unsynced {
+    left: Mutex<Left>,
+    /// Held while something is synced; `left` is not, since the slot's thread must not wait for a disk.
+    syncing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Left {
+    parts: Vec<File>,
+    /// Commits whose renames are durable.
+    commits: u64,
+    /// Whether the directories above are known to be durable.
+    rooted: bool,
+    /// A sync has failed. The system then takes what it could not write for written, so no later one can be believed.
+    lost: bool,
+}
+
+impl Unsynced {
+    /// A few lines at a time, none of which panics.
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs parts and directory. `commits` are the renames that were done when this was asked for.
+    fn sync(&self, directory: &Path, commits: u64) -> Result<(), FileError> {
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (parts, rooted) = {
+            let mut left = self.left();
+            if left.lost {
+                let source = io::Error::other("an earlier sync failed, and what it held may be lost");
+                return Err(FileError::Io { action: "sync", path: directory.to_owned(), source });
+            }
+            // Until it is known to be otherwise.
+            left.lost = true;
+            (std::mem::take(&mut left.parts), left.rooted)
+        };
+        for part in parts {
+            part.sync_all().map_err(FileError::io("sync a part in", directory))?;
+        }
+        sync_directory(directory).map_err(FileError::io("sync", directory))?;
+        if !rooted {
+            // Another subtask may have made them a moment ago. Who may not read one did not make what is in it either.
+            for above in directory.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+                match sync_directory(above) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                    synced => synced.map_err(FileError::io("sync", above))?,
+                }
+            }
+        }
+        let mut left = self.left();
+        (left.commits, left.rooted, left.lost) = (left.commits.max(commits), true, false);
+        Ok(())
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl<T> TwoPhaseParts<T> {
+    /// A sink of one subtask into `directory`; `encode` appends a record's line without its newline. Touches no disk.
+    pub fn new(directory: &Path, context: &TaskContext, encode: fn(&T, &mut Vec<u8>)) -> Self {
+        Self::of(directory, context.attempt.subtask, context.attempt.attempt, encode)
+    }
+
+    fn of(directory: &Path, subtask: u32, attempt: u32, encode: fn(&T, &mut Vec<u8>)) -> Self {
+        Self {
+            encode,
+            directory: directory.to_owned(),
+            subtask,
+            attempt,
+            open: None,
+            lines: Vec::new(),
+            commits: 0,
+            unsynced: Arc::default(),
+        }
+    }
+
+    /// Makes the directory, and removes what dead attempts of this subtask left and the checkpoint does not have.
+    ///
+    /// Only attempts below this one are dead for sure: a command to deploy may come late, when a later attempt is writing. The
+    /// first attempt of a job that restores nothing refuses parts that are there.
+    pub fn open(&mut self, restored: &[FileTransaction]) -> Result<(), FileError> {
+        let directory = &self.directory;
+        fs::create_dir_all(directory).map_err(FileError::io("make", directory))?;
+        for entry in fs::read_dir(directory).map_err(FileError::io("list", directory))? {
+            let entry = entry.map_err(FileError::io("list", directory))?;
+            let name = entry.file_name();
+            let path = entry.path();
+            match name.to_str().and_then(PartName::parse) {
+                Some(PartName::Finished { subtask })
+                    if subtask == self.subtask && self.attempt == 0 && restored.is_empty() =>
+                {
+                    return Err(FileError::Exists { path });
+                }
+                Some(PartName::Hidden { subtask, attempt }) if subtask == self.subtask && attempt < self.attempt => {
+                    let kept = restored.iter().flat_map(|transaction| &transaction.part);
+                    if !kept.map(PendingPart::hidden_name).any(|kept| name == *kept) {
+                        fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn in_progress(&self) -> PathBuf {
+        self.directory.join(format!(".part-{}-{}.inprogress", self.subtask, self.attempt))
+    }
+
+    /// Appends the batch to the part being written, and writes it out to the system.
+    pub fn write(&mut self, batch: &mut Vec<T>) -> Result<(), FileError> {
+        for record in batch.drain(..) {
+            (self.encode)(&record, &mut self.lines);
+            self.lines.push(b'\n');
+            if self.lines.len() >= BUFFER_BYTES {
+                self.write_out()?;
+            }
+        }
+        self.write_out()
+    }
+
+    fn write_out(&mut self) -> Result<(), FileError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let path = self.in_progress();
+        let file = match &mut self.open {
+            Some(file) => file,
+            None => self.open.insert(File::create(&path).map_err(FileError::io("make", &path))?),
+        };
+        file.write_all(&self.lines).map_err(FileError::io("write", &path))?;
+        self.lines.clear();
+        Ok(())
+    }
+
+    /// Ends the part being written, for the checkpoint of this number; 0 is the end of a stream without checkpoints. Nothing is to be done only when nothing was written and every commit is durable.
+    pub fn prepare(&mut self, checkpoint: u64) -> Result<Option<(FileTransaction, Durable)>, FileError> {
+        let part = match self.open.take() {
+            None if self.unsynced.left().commits == self.commits => return Ok(None),
+            None => None,
+            Some(file) => {
+                let part = PendingPart { subtask: self.subtask, attempt: self.attempt, checkpoint };
+                self.rename(&self.in_progress(), &self.directory.join(part.hidden_name()))?;
+                self.unsynced.left().parts.push(file);
+                Some(part)
+            }
+        };
+        let (directory, commits, unsynced) = (self.directory.clone(), self.commits, self.unsynced.clone());
+        let durable = move || unsynced.sync(&directory, commits).map_err(io::Error::other);
+        Ok(Some((FileTransaction { part }, Box::new(durable))))
+    }
+
+    /// Finishes a part; one that is finished already is fine.
+    pub fn commit(&mut self, transaction: &FileTransaction) -> Result<(), FileError> {
+        let Some(part) = &transaction.part else { return Ok(()) };
+        let (pending, finished) = (self.directory.join(part.hidden_name()), self.directory.join(part.name()));
+        let is_there = finished.try_exists().map_err(FileError::io("look for", &finished))?;
+        match pending.try_exists().map_err(FileError::io("look for", &pending))? {
+            false if is_there => {}
+            false => {
+                let source = io::Error::new(io::ErrorKind::NotFound, "it is neither pending nor finished");
+                return Err(FileError::Io { action: "finish", path: finished, source });
+            }
+            // What is written at the end of a stream belongs to no checkpoint; an attempt that starts over writes it again.
+            true if is_there && part.checkpoint != END => return Err(FileError::Exists { path: finished }),
+            true => self.rename(&pending, &finished)?,
+        }
+        // Counted also when it was done before: that may have been a moment ago, by an attempt that died before it synced.
+        self.commits += 1;
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
+        fs::rename(from, to).map_err(FileError::io("rename", from))
+    }
+}
+
+/// What the name of a file in the directory says.
+#[derive(Debug, PartialEq, Eq)]
+enum PartName {
+    Finished { subtask: u32 },
+    Hidden { subtask: u32, attempt: u32 },
+}
+
+impl PartName {
+    fn parse(name: &str) -> Option<Self> {
+        if let Some(rest) = name.strip_prefix("part-") {
+            let (subtask, _) = rest.split_once('-').unwrap_or((rest, ""));
+            return Some(Self::Finished { subtask: subtask.parse().ok()? });
+        }
+        let (subtask, rest) = name.strip_prefix(".part-")?.split_once('-')?;
+        let attempt = match rest.strip_suffix(".inprogress") {
+            Some(attempt) => attempt,
+            None => rest.strip_suffix(".pending")?.split_once('.')?.1,
+        };
+        Some(Self::Hidden { subtask: subtask.parse().ok()?, attempt: attempt.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory, and the attempts of subtask 0 that write into it.
+    struct Parts {
+        directory: tempfile::TempDir,
+    }
+
+    type Sink = TwoPhaseParts<u64>;
+
+    impl Parts {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap() }
+        }
+
+        fn attempt(&self, subtask: u32, attempt: u32) -> Sink {
+            let encode = |record: &u64, line: &mut Vec<u8>| line.extend_from_slice(record.to_string().as_bytes());
+            TwoPhaseParts::of(&self.directory.path().join("out"), subtask, attempt, encode)
+        }
+
+        /// An attempt of subtask 0 that was opened.
+        fn open(&self, attempt: u32, restored: &[FileTransaction]) -> Sink {
+            let mut sink = self.attempt(0, attempt);
+            sink.open(restored).unwrap();
+            for transaction in restored {
+                sink.commit(transaction).unwrap();
+            }
+            sink
+        }
+
+        /// Names and lines of all files, in order of name.
+        fn files(&self) -> Vec<String> {
+            let mut files: Vec<_> = fs::read_dir(self.directory.path().join("out"))
+                .unwrap()
+                .map(|entry| {
+                    let entry = entry.unwrap();
+                    let text = fs::read_to_string(entry.path()).unwrap();
+                    format!("{}: {}", entry.file_name().to_str().unwrap(), text.trim_end().replace('\n', " "))
+                })
+                .collect();
+            files.sort();
+            files
+        }
+    }
+
+    fn prepare(sink: &mut Sink, checkpoint: u64) -> FileTransaction {
+        let (transaction, durable) = sink.prepare(checkpoint).unwrap().unwrap();
+        durable().unwrap();
+        transaction
+    }
+
+    const NONE: [&str; 0] = [];
+
+    /// At every point where an attempt can die: what it left, what the checkpoint that is restored has of it, and what is there
+    /// once the next attempt is open.
+    #[test]
+    fn whatever_the_crash_each_record_of_a_complete_checkpoint_is_finished_once() {
+        type Life = fn(&mut Sink) -> Vec<FileTransaction>;
+        let table: [(&str, Life, &[&str], &[&str]); 7] = [
+            ("before a write", |_| vec![], &NONE, &NONE),
+            (
+                "after a write",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    vec![]
+                },
+                &[".part-0-0.inprogress: 1 2"],
+                &NONE,
+            ),
+            (
+                "after the rename to pending, before the sync: checkpoint 1 is not complete",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    let _ = sink.prepare(1).unwrap().unwrap();
+                    sink.write(&mut vec![3]).unwrap();
+                    vec![]
+                },
+                &[".part-0-0.inprogress: 3", ".part-0-0000000001.0.pending: 1 2"],
+                &NONE,
+            ),
+            (
+                "after checkpoint 1 was complete, before the commit",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    let transaction = prepare(sink, 1);
+                    sink.write(&mut vec![3]).unwrap();
+                    vec![transaction]
+                },
+                &[".part-0-0.inprogress: 3", ".part-0-0000000001.0.pending: 1 2"],
+                &["part-0-0000000001: 1 2"],
+            ),
+            (
+                "after the commit",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    let transaction = prepare(sink, 1);
+                    sink.commit(&transaction).unwrap();
+                    vec![transaction]
+                },
+                &["part-0-0000000001: 1 2"],
+                &["part-0-0000000001: 1 2"],
+            ),
+            (
+                "after checkpoint 1 was aborted and 2 complete with both",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    // Aborted: what makes it durable is dropped.
+                    let (first, _) = sink.prepare(1).unwrap().unwrap();
+                    sink.write(&mut vec![3]).unwrap();
+                    vec![first, prepare(sink, 2)]
+                },
+                &[".part-0-0000000001.0.pending: 1 2", ".part-0-0000000002.0.pending: 3"],
+                &["part-0-0000000001: 1 2", "part-0-0000000002: 3"],
+            ),
+            (
+                "after the commit of 1, with 2 pending and not complete",
+                |sink| {
+                    sink.write(&mut vec![1, 2]).unwrap();
+                    let first = prepare(sink, 1);
+                    sink.commit(&first).unwrap();
+                    sink.write(&mut vec![3]).unwrap();
+                    prepare(sink, 2);
+                    vec![first]
+                },
+                &[".part-0-0000000002.0.pending: 3", "part-0-0000000001: 1 2"],
+                &["part-0-0000000001: 1 2"],
+            ),
+        ];
+        for (crash, life, left, expect) in table {
+            let parts = Parts::new();
+            let restored = life(&mut parts.open(0, &[]));
+            assert_eq!(parts.files(), left, "{crash}");
+            // The attempt that follows may die right after it was open: again and again the same.
+            for attempt in 1..4 {
+                parts.open(attempt, &restored);
+                assert_eq!(parts.files(), expect, "{crash}, attempt {attempt}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_commit_can_be_repeated_and_a_lost_part_is_an_error() {
+        let parts = Parts::new();
+        let mut sink = parts.open(0, &[]);
+        sink.write(&mut vec![7]).unwrap();
+        let transaction = prepare(&mut sink, 3);
+        for _ in 0..3 {
+            sink.commit(&transaction).unwrap();
+            assert_eq!(parts.files(), ["part-0-0000000003: 7"]);
+        }
+        // Any other subtask can do it, as after a rescale.
+        parts.attempt(5, 0).commit(&transaction).unwrap();
+        fs::remove_file(parts.directory.path().join("out/part-0-0000000003")).unwrap();
+        let error = sink.commit(&transaction).unwrap_err();
+        assert!(matches!(error, FileError::Io { action: "finish", .. }), "{error}");
+    }
+
+    /// A command to deploy that comes late must not cost the attempt that runs its files; nor are other subtasks' files touched.
+    #[test]
+    fn files_of_living_attempts_and_of_others_are_kept() {
+        let parts = Parts::new();
+        let mut living = parts.open(2, &[]);
+        living.write(&mut vec![1]).unwrap();
+        prepare(&mut living, 4);
+        living.write(&mut vec![2]).unwrap();
+        let mut other = parts.attempt(1, 0);
+        other.open(&[]).unwrap();
+        other.write(&mut vec![9]).unwrap();
+        fs::write(parts.directory.path().join("out/.part-0-note"), "somebody's").unwrap();
+        let before = parts.files();
+        assert_eq!(before.len(), 4);
+        parts.open(1, &[]);
+        assert_eq!(parts.files(), before);
+        parts.open(3, &[]);
+        assert_eq!(parts.files(), [".part-0-note: somebody's", ".part-1-0.inprogress: 9"]);
+    }
+
+    /// Until a commit is durable it must be in the state of some checkpoint, and the next one must wait for its sync.
+    #[test]
+    fn a_commit_is_synced_with_the_next_checkpoint_also_when_nothing_was_written() {
+        let parts = Parts::new();
+        let mut sink = parts.open(0, &[]);
+        assert!(sink.prepare(1).unwrap().is_none(), "nothing was ever written");
+        sink.write(&mut vec![1]).unwrap();
+        let first = prepare(&mut sink, 2);
+        sink.commit(&first).unwrap();
+        // Aborted before its sync: the one after it owes the same.
+        assert!(sink.prepare(3).unwrap().is_some());
+        let nothing = prepare(&mut sink, 4);
+        sink.commit(&nothing).unwrap();
+        assert!(sink.prepare(5).unwrap().is_none());
+        assert_eq!(parts.files(), ["part-0-0000000002: 1"]);
+    }
+
+    #[test]
+    fn after_a_sync_that_failed_no_checkpoint_is_believed() {
+        let parts = Parts::new();
+        let mut sink = parts.open(0, &[]);
+        sink.write(&mut vec![1]).unwrap();
+        let (_, first) = sink.prepare(1).unwrap().unwrap();
+        let (out, away) = (parts.directory.path().join("out"), parts.directory.path().join("away"));
+        fs::rename(&out, &away).unwrap();
+        first().unwrap_err();
+        fs::rename(&away, &out).unwrap();
+        sink.write(&mut vec![2]).unwrap();
+        let (_, second) = sink.prepare(2).unwrap().unwrap();
+        second().unwrap_err();
+    }
+
+    #[test]
+    fn a_fresh_job_refuses_parts_that_are_there() {
+        let parts = Parts::new();
+        let mut sink = parts.open(0, &[]);
+        sink.write(&mut vec![1]).unwrap();
+        let transaction = prepare(&mut sink, 1);
+        sink.commit(&transaction).unwrap();
+        assert!(matches!(parts.attempt(0, 0).open(&[]), Err(FileError::Exists { .. })));
+        // Restored from a savepoint, or restarted, it is the same job.
+        parts.attempt(0, 0).open(&[transaction]).unwrap();
+        parts.attempt(0, 1).open(&[]).unwrap();
+    }
+
+    /// Without checkpoints the end of the stream finishes all; an attempt that starts over writes over what the one before finished.
+    #[test]
+    fn the_end_of_a_stream_without_checkpoints_finishes_its_part() {
+        let parts = Parts::new();
+        for attempt in 0..2 {
+            let mut sink = parts.open(attempt, &[]);
+            sink.write(&mut vec![u64::from(attempt)]).unwrap();
+            let all = prepare(&mut sink, END);
+            sink.commit(&all).unwrap();
+            assert_eq!(parts.files(), [format!("part-0-0000000000: {attempt}")]);
+        }
+    }
+}
