@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use perennial_types::JobId;
 
 /// Version of this layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const GREETING_MAGIC: &[u8; 4] = b"PRNL";
 const FRAME_MAGIC: &[u8; 3] = b"prn";
@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     End,
     /// The producer has gone without an end.
     Close,
+    /// A barrier, in the payload.
+    Barrier,
 }
 
 /// The fixed part of a frame.
@@ -62,6 +64,7 @@ impl Header {
             Kind::Data => 2,
             Kind::End => 3,
             Kind::Close => 4,
+            Kind::Barrier => 5,
         };
         let length = (self.payload_bytes as u32).to_le_bytes();
         let parts: [&[u8]; 5] = [&length, &self.channel.to_le_bytes(), &self.count.to_le_bytes(), &[kind], FRAME_MAGIC];
@@ -85,6 +88,7 @@ impl Header {
             2 => Kind::Data,
             3 => Kind::End,
             4 => Kind::Close,
+            5 => Kind::Barrier,
             other => return Err(format!("a frame of unknown kind {other}")),
         };
         let (channel, count) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([n0, n1, n2, n3]));
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn headers_grants_keys_and_greetings_round_trip() {
-        for kind in [Kind::Open, Kind::Data, Kind::End, Kind::Close] {
+        for kind in [Kind::Open, Kind::Data, Kind::End, Kind::Close, Kind::Barrier] {
             let header = Header { payload_bytes: 65_536, channel: 7, count: 4096, kind };
             assert_eq!(Header::decode(&header.encode()), Ok(header));
         }

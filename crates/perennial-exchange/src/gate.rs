@@ -3,19 +3,22 @@
 //! A queue per channel and a list of channels that have something. Producers of the same process and the readers of
 //! connections put elements in, one slot thread takes them out. The gate has one lock, held for some nanoseconds per
 //! *batch*. What bounds its queues is the credit of the producers: an element comes only where credit was taken, or is
-//! one of the few control elements a channel has in its life.
+//! a control element: one end in the life of a channel, and as many barriers as there are checkpoints at a time. A blocked
+//! channel fills up to its credit and no further.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::{Credit, ExchangeError, Payload, Signal};
+use crate::{Barrier, Credit, ExchangeError, Payload, Signal};
 
-/// What comes out of a channel: `Data* End`.
+/// What comes out of a channel: `(Data | Barrier)* End`.
 pub enum Element {
     /// A batch.
     Data(Payload),
+    /// What came so far belongs to a checkpoint.
+    Barrier(Barrier),
     /// Nothing more comes on this channel.
     End,
 }
@@ -64,6 +67,8 @@ struct GateChannel {
     queue: VecDeque<Element>,
     listed: bool,
     ended: bool,
+    /// What it has is not to be taken.
+    blocked: bool,
     back: Option<Arc<dyn CreditReturn>>,
 }
 
@@ -86,7 +91,8 @@ pub struct Gate {
 impl Gate {
     /// A gate with so many channels.
     pub fn new(channels: usize) -> Self {
-        let channel = || GateChannel { queue: VecDeque::new(), listed: false, ended: false, back: None };
+        let channel =
+            || GateChannel { queue: VecDeque::new(), listed: false, ended: false, blocked: false, back: None };
         Self {
             state: Mutex::new(GateState {
                 channels: std::iter::repeat_with(channel).take(channels).collect(),
@@ -128,7 +134,7 @@ impl Gate {
             let Some(at) = channels.get_mut(channel).filter(|at| !at.ended) else { return };
             at.ended = matches!(element, Element::End);
             at.queue.push_back(element);
-            if !at.listed {
+            if !at.listed && !at.blocked {
                 at.listed = true;
                 listed.push_back(channel);
             }
@@ -143,7 +149,7 @@ impl Gate {
         }
     }
 
-    /// Whether there is something to take.
+    /// Whether something waits, be it in a blocked channel.
     pub fn has_input(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
@@ -165,6 +171,32 @@ impl Gate {
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         Some((channel, element))
+    }
+
+    /// Takes nothing more from a channel until [`Gate::unblock_all`]. What still comes waits in it.
+    pub fn block(&self, channel: usize) {
+        let mut state = self.lock();
+        let GateState { channels, listed } = &mut *state;
+        let Some(at) = channels.get_mut(channel) else { return };
+        at.blocked = true;
+        if std::mem::take(&mut at.listed) {
+            listed.retain(|other| *other != channel);
+        }
+    }
+
+    /// Takes from all channels again.
+    pub fn unblock_all(&self) {
+        {
+            let mut state = self.lock();
+            let GateState { channels, listed } = &mut *state;
+            for (channel, at) in channels.iter_mut().enumerate() {
+                if std::mem::take(&mut at.blocked) && !at.queue.is_empty() {
+                    at.listed = true;
+                    listed.push_back(channel);
+                }
+            }
+        }
+        self.wake();
     }
 
     /// A batch of this channel was worked off: its credit and its memory go back.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::frame::{ChannelKey, HEADER_BYTES, Header, Kind, encode_grant};
 use crate::network::Inputs;
-use crate::{CreditReturn, Element, ExchangeError, Gate, Payload};
+use crate::{Barrier, CreditReturn, Element, ExchangeError, Gate, Payload};
 
 /// Bytes asked of the socket at once: a full frame and most of the next.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -180,6 +180,17 @@ impl Inbound {
                 channel.gate.put(channel.index, Element::Data(payload));
                 Ok(())
             }
+            Kind::Barrier => {
+                let barrier = Barrier::decode(&payload)?;
+                if !self.barrier(number, barrier) {
+                    // As with an end, below.
+                    let waits = inputs.barrier_waiting(self, number, barrier)?;
+                    if !waits && !self.barrier(number, barrier) {
+                        return Err(format!("a barrier on channel {number}, which is not open"));
+                    }
+                }
+                Ok(())
+            }
             Kind::End => {
                 if !self.end(number) {
                     // Its consumer has not come yet: the end waits with the channel. Or it is coming at this moment.
@@ -196,6 +207,12 @@ impl Inbound {
                 Ok(())
             }
         }
+    }
+
+    /// Puts a barrier into an open channel; false when it is not open.
+    fn barrier(&self, number: u32, barrier: Barrier) -> bool {
+        let channel = self.channels().get(&number).cloned();
+        channel.map(|channel| channel.gate.put(channel.index, Element::Barrier(barrier))).is_some()
     }
 
     /// Ends an open channel; false when it is not open.

@@ -5,7 +5,11 @@
 //! back with its credit. Between processes a batch is encoded once, by the producing thread, and decoded once, by the
 //! consuming one. A producer has only so many batches on their way per channel ([`Credit`]); what finds no room
 //! waits in the writer, and the task is not polled until it left. Nothing here blocks a slot thread.
+//!
+//! A [`Barrier`] travels in a channel among the batches, for a checkpoint. What has to wait behind one stays in its channel of the
+//! gate: [`Gate::block`].
 
+mod barrier;
 mod credit;
 mod error;
 mod frame;
@@ -19,6 +23,7 @@ mod signal;
 mod simd;
 mod writer;
 
+pub use barrier::{Barrier, Guarantee};
 pub use credit::{Counters, Credit, Room};
 pub use error::{ExchangeError, WriteError};
 pub use frame::ChannelKey;

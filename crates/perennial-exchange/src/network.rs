@@ -11,7 +11,7 @@ use perennial_types::JobId;
 use crate::frame::{self, ChannelKey, Greeting};
 use crate::inbound::Inbound;
 use crate::outbound::{Outbound, RemoteSender, prepare};
-use crate::{Gate, Room};
+use crate::{Barrier, Element, Gate, Room};
 
 /// Longest wait for the greeting of who has connected.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,10 +22,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Channels that may have been opened by others before their consumer was deployed here. More are no early birds.
 const WAITING_MAX: usize = 1 << 16;
 
+/// Barriers on a channel whose consumer has not come. Checkpoints are triggered when all tasks run: one is rare already.
+const WAITING_BARRIERS_MAX: usize = 16;
+
 /// A channel that was opened before its consumer was deployed.
 struct Waiting {
     inbound: Arc<Inbound>,
     number: u32,
+    /// Barriers that have come already. Data has not: there was no credit.
+    barriers: Vec<Barrier>,
     /// Its end has come already.
     ended: bool,
 }
@@ -52,7 +57,8 @@ impl Inputs {
         if let Some((gate, index)) = state.registered.remove(&key) {
             inbound.attach(number, gate, index, self.credit);
         } else if state.waiting.len() < WAITING_MAX {
-            state.waiting.insert(key, Waiting { inbound: Arc::clone(inbound), number, ended: false });
+            let inbound = Arc::clone(inbound);
+            state.waiting.insert(key, Waiting { inbound, number, barriers: Vec::new(), ended: false });
         } else {
             return Err(format!("{WAITING_MAX} channels wait for tasks that are not here"));
         }
@@ -61,12 +67,16 @@ impl Inputs {
 
     fn register(&self, key: ChannelKey, gate: Arc<Gate>, index: usize) {
         let mut state = self.lock();
-        match state.waiting.remove(&key) {
-            Some(Waiting { ended: true, .. }) => gate.put(index, crate::Element::End),
-            Some(Waiting { inbound, number, .. }) => inbound.attach(number, gate, index, self.credit),
-            None => {
-                state.registered.insert(key, (gate, index));
-            }
+        let Some(Waiting { inbound, number, barriers, ended }) = state.waiting.remove(&key) else {
+            state.registered.insert(key, (gate, index));
+            return;
+        };
+        // Before the channel is attached: what is read from then on comes behind them.
+        barriers.into_iter().for_each(|barrier| gate.put(index, Element::Barrier(barrier)));
+        if ended {
+            gate.put(index, Element::End);
+        } else {
+            inbound.attach(number, gate, index, self.credit);
         }
     }
 
@@ -76,6 +86,26 @@ impl Inputs {
         let mut of = state.waiting.values_mut();
         let found = of.find(|waiting| waiting.number == number && Arc::ptr_eq(&waiting.inbound, inbound));
         found.map(|waiting| waiting.ended = true).is_some()
+    }
+
+    /// Keeps a barrier of a channel whose consumer has not come yet; false when there is none.
+    pub(crate) fn barrier_waiting(
+        &self,
+        inbound: &Arc<Inbound>,
+        number: u32,
+        barrier: Barrier,
+    ) -> Result<bool, String> {
+        let mut state = self.lock();
+        let mut of = state.waiting.values_mut();
+        let found = of.find(|waiting| waiting.number == number && Arc::ptr_eq(&waiting.inbound, inbound));
+        let Some(waiting) = found else { return Ok(false) };
+        if waiting.barriers.len() >= WAITING_BARRIERS_MAX {
+            return Err(format!(
+                "more than {WAITING_BARRIERS_MAX} barriers on channel {number}, which nobody reads yet"
+            ));
+        }
+        waiting.barriers.push(barrier);
+        Ok(true)
     }
 
     pub(crate) fn close_waiting(&self, inbound: &Arc<Inbound>, number: u32) {

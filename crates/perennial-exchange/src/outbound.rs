@@ -3,7 +3,7 @@
 //! The slot thread that has made a frame sends it itself, without waiting: in the usual case that is one system call, no
 //! other thread and no copy besides the kernel's. Only what the socket does not take at once goes to the
 //! connection's writer thread, which waits in its stead. What bounds that queue is credit: a data frame comes only where
-//! credit was taken.
+//! credit was taken, and other frames are few.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use perennial_types::Record;
 use rustix::net::SendFlags;
 
 use crate::frame::{self, ChannelKey, GRANT_BYTES, Greeting, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
-use crate::{Credit, ExchangeError, Room};
+use crate::{Barrier, Credit, ExchangeError, Room};
 
 /// How long a peer may take to be there: executors of a job are deployed at the same time, not in the same moment.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -288,6 +288,11 @@ impl RemoteSender {
     /// Sends a batch for which credit was taken. Returns the bytes it took.
     pub(crate) fn send<T: Record>(&self, batch: &[T]) -> usize {
         self.outbound.send(self.channel, batch.len() as u32, Kind::Data, |frame| T::encode_batch(batch, frame))
+    }
+
+    /// Sends a barrier, which needs no credit. Returns the bytes it took.
+    pub(crate) fn send_barrier(&self, barrier: &Barrier) -> usize {
+        self.outbound.send(self.channel, 0, Kind::Barrier, |frame| frame.extend(barrier.encode()))
     }
 
     /// Sends the end of the channel.

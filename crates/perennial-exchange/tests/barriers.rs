@@ -1,0 +1,175 @@
+//! Barriers in band: what was sent before one comes before it, and it needs no credit.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use perennial_exchange::{
+    Barrier, ChannelKey, Credit, CreditReturn, Element, Gate, Guarantee, LocalChannel, Network, OutChannel, Payload,
+    Peer, Room, Route, Signal, Writer, WriterControl, WriterSettings,
+};
+use perennial_types::{CheckpointId, JobId, MaxParallelism, Record, SnapshotKind};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two records make a batch.
+const SETTINGS: WriterSettings = WriterSettings { segment_bytes: 16, credit: 1 };
+
+fn barrier(checkpoint: u64) -> Barrier {
+    let (kind, guarantee) = (SnapshotKind::Checkpoint, Guarantee::ExactlyOnce);
+    Barrier { checkpoint: CheckpointId(checkpoint), kind, guarantee, triggered_ms: 7 }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Records(Vec<u64>),
+    Barrier(u64),
+    End,
+}
+
+/// Takes an element, and gives back its credit if it had any.
+fn take(gate: &Gate) -> Option<(usize, Seen)> {
+    let (channel, element) = gate.take()?;
+    let seen = match element {
+        Element::Barrier(barrier) => {
+            assert_eq!(barrier, self::barrier(barrier.checkpoint.0));
+            Seen::Barrier(barrier.checkpoint.0)
+        }
+        Element::End => Seen::End,
+        Element::Data(Payload::Local(mut batch)) => {
+            let records = std::mem::take(batch.downcast_mut::<Vec<u64>>().unwrap());
+            gate.worked_off(channel, Some(batch));
+            Seen::Records(records)
+        }
+        Element::Data(Payload::Remote { bytes, count }) => {
+            let mut records = Vec::new();
+            u64::decode_batch(&bytes, count, &mut records).unwrap();
+            gate.worked_off(channel, None);
+            Seen::Records(records)
+        }
+    };
+    Some((channel, seen))
+}
+
+fn writer(channel: OutChannel) -> Writer<u64> {
+    Writer::new(vec![channel], Route::Forward, MaxParallelism::new(128).unwrap(), SETTINGS, Arc::default())
+}
+
+/// A gate and the writers of its channels, all in this process, with credit for one batch each.
+fn local(channels: usize) -> (Arc<Gate>, Vec<Writer<u64>>) {
+    let gate = Arc::new(Gate::new(channels));
+    let writers = (0..channels).map(|index| {
+        let room = Arc::new(Room::new(Arc::new(Signal::new())));
+        let channel = Arc::new(LocalChannel::new(Credit::new(SETTINGS.credit, room)));
+        gate.connect(index, Arc::clone(&channel) as Arc<dyn CreditReturn>);
+        writer(OutChannel::Local { gate: Arc::clone(&gate), index, channel })
+    });
+    let writers = writers.collect();
+    (gate, writers)
+}
+
+#[test]
+fn a_blocked_channel_keeps_what_it_has_and_gets() {
+    let (gate, mut writers) = local(2);
+    let signal = Arc::new(Signal::new());
+    gate.attach(Arc::clone(&signal));
+    writers[0].barrier(barrier(1)).unwrap();
+    writers[0].push(&mut vec![1, 2]).unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::Barrier(1))));
+    // It was listed again, for what is behind the barrier.
+    gate.block(0);
+    assert!(gate.has_input());
+    assert_eq!(take(&gate), None, "only a blocked channel has something");
+    writers[1].push(&mut vec![3, 4]).unwrap();
+    writers[0].finish().unwrap();
+    assert_eq!(take(&gate), Some((1, Seen::Records(vec![3, 4]))), "the other channel goes on");
+    assert_eq!(take(&gate), None);
+    gate.unblock_all();
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![1, 2]))));
+    assert_eq!(take(&gate), Some((0, Seen::End)));
+    // Blocked while empty: lists nothing when unblocked, and what comes then is found.
+    gate.block(1);
+    gate.unblock_all();
+    assert_eq!(take(&gate), None);
+    writers[1].push(&mut vec![5, 6]).unwrap();
+    assert_eq!(take(&gate), Some((1, Seen::Records(vec![5, 6]))));
+    assert_eq!((take(&gate), gate.has_input()), (None, false));
+}
+
+#[test]
+fn a_barrier_needs_no_credit_and_overtakes_nothing() {
+    let (gate, mut writers) = local(1);
+    let writer = &mut writers[0];
+    writer.push(&mut vec![1, 2]).unwrap();
+    writer.barrier(barrier(1)).unwrap();
+    // Without credit: the open batch waits, and barrier 2 behind it.
+    writer.push(&mut vec![3]).unwrap();
+    writer.barrier(barrier(2)).unwrap();
+    writer.barrier(barrier(3)).unwrap();
+    writer.push(&mut vec![4, 5]).unwrap();
+    assert!(!writer.drain().unwrap());
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![1, 2]))));
+    assert_eq!(take(&gate), Some((0, Seen::Barrier(1))));
+    assert_eq!(take(&gate), None);
+    assert!(!writer.drain().unwrap(), "credit for one of two batches");
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![3]))));
+    assert_eq!(take(&gate), Some((0, Seen::Barrier(2))));
+    assert_eq!(take(&gate), Some((0, Seen::Barrier(3))));
+    writer.finish().unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![4, 5]))));
+    assert_eq!(take(&gate), Some((0, Seen::End)));
+}
+
+fn network(job: JobId, name: &str) -> (Network, Peer) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let network = Network::start(listener, job, name.to_owned(), SETTINGS.credit).unwrap();
+    (network, Peer { name: name.to_owned(), address })
+}
+
+fn wait_for<R>(what: &str, mut find: impl FnMut() -> Option<R>) -> R {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A barrier sent before the consumer came, one behind a batch, and one without credit: all in their places.
+#[test]
+fn barriers_between_processes_keep_their_places() {
+    let job = JobId::random();
+    let ((from, _), (to, peer)) = (network(job, "from"), network(job, "to"));
+    let room = Arc::new(Room::new(Arc::new(Signal::new())));
+    let key = |edge| ChannelKey { edge, producer: (0, 0), consumer: (0, 0) };
+    let (gate, probe) = (Arc::new(Gate::new(1)), Arc::new(Gate::new(1)));
+    let mut early = writer(OutChannel::Remote(from.open(&peer, &key(0), Arc::clone(&room)).unwrap()));
+    early.barrier(barrier(1)).unwrap();
+    // On the same connection, behind it: once this one has arrived, the barrier has too.
+    let mut behind = writer(OutChannel::Remote(from.open(&peer, &key(1), Arc::clone(&room)).unwrap()));
+    behind.barrier(barrier(9)).unwrap();
+    to.register_input(key(1), Arc::clone(&probe), 0);
+    assert_eq!(wait_for("the probe", || take(&probe)), (0, Seen::Barrier(9)));
+    to.register_input(key(0), Arc::clone(&gate), 0);
+    assert_eq!(wait_for("the early barrier", || take(&gate)), (0, Seen::Barrier(1)));
+    wait_for("credit", || room.is_free().then_some(()));
+    early.push(&mut vec![1, 2]).unwrap();
+    early.barrier(barrier(2)).unwrap();
+    early.push(&mut vec![3]).unwrap();
+    early.barrier(barrier(3)).unwrap();
+    early.finish().unwrap();
+    assert_eq!(wait_for("the first batch", || take(&gate)), (0, Seen::Records(vec![1, 2])));
+    for expect in [Seen::Barrier(2), Seen::Records(vec![3]), Seen::Barrier(3), Seen::End] {
+        let seen = wait_for("the rest", || {
+            early.drain().unwrap();
+            take(&gate)
+        });
+        assert_eq!(seen, (0, expect));
+    }
+    assert!(gate.failure().is_none() && probe.failure().is_none());
+}
