@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perennial_exchange::{Counters, OutChannel, Route, WriteError, Writer, WriterControl, WriterSettings};
-use perennial_types::{MaxParallelism, Record};
+use perennial_types::{KeyGroupRange, MaxParallelism, OperatorId, Record, TaskRestore};
 
-use crate::{Output, TaskContext, TaskError};
+use crate::snapshot::OperatorState;
+use crate::{ChainEvent, Output, Restored, StateContext, TaskContext, TaskError};
 
 /// An exchange as the task holds it.
 pub(crate) type SharedWriter = Arc<Mutex<dyn WriterControl>>;
@@ -26,6 +27,8 @@ pub struct TaskBuilder {
     edges: BTreeMap<usize, OutEdge>,
     settings: WriterSettings,
     counters: Arc<Counters>,
+    /// The checkpoint to go on from.
+    restore: Option<Arc<TaskRestore>>,
     writers: Vec<SharedWriter>,
 }
 
@@ -35,8 +38,9 @@ impl TaskBuilder {
         edges: BTreeMap<usize, OutEdge>,
         settings: WriterSettings,
         counters: Arc<Counters>,
+        restore: Option<Arc<TaskRestore>>,
     ) -> Self {
-        Self { context, edges, settings, counters, writers: Vec::new() }
+        Self { context, edges, settings, counters, restore, writers: Vec::new() }
     }
 
     /// The end of the chain that writes to an exchange: `edge` is its index in
@@ -53,6 +57,20 @@ impl TaskBuilder {
         let writer = Arc::new(Mutex::new(writer));
         self.writers.push(Arc::clone(&writer) as SharedWriter);
         Ok(Box::new(ExchangeOutput { writer, vertex_name: self.context.vertex_name.clone() }))
+    }
+
+    /// What an operator with state is built with. `name` is for errors.
+    ///
+    /// Opens the files of its state, if there are any: to be called where the chain is built.
+    pub fn state_of(&self, operator: OperatorId, uid: &str, name: &str) -> Result<StateContext, TaskError> {
+        let mut of = StateContext { uid: uid.to_owned(), ..StateContext::fresh(operator, name) };
+        let restore = self.restore.as_ref().and_then(|all| all.operators.iter().find(|one| one.operator == operator));
+        if let Some(restore) = restore {
+            let TaskContext { attempt, parallelism, max_parallelism, .. } = &self.context;
+            let groups = KeyGroupRange::of_subtask(attempt.subtask, *max_parallelism, *parallelism);
+            of.restored = Restored::From(OperatorState::open(restore, groups).map_err(|error| of.error(error))?);
+        }
+        Ok(of)
     }
 
     /// Counters of the subtask. A sink adds what it wrote to `records_out`, once per batch; exchanges count by themselves.
@@ -93,6 +111,11 @@ impl<T: Record> Output<T> for ExchangeOutput<T> {
         }
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.push(batch).map_err(|error| write_error(&self.vertex_name, error))
+    }
+
+    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        // The task sends barriers itself, once the whole chain has taken its snapshot.
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

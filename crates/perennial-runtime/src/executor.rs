@@ -5,6 +5,7 @@
 //! connected the tasks go on, and the next one is told in the [`Hello`] what became of each execution. Only when
 //! nobody has come for `executor.orphan-timeout` the executor cancels its tasks and ends.
 
+mod checkpoints;
 mod control;
 mod executions;
 mod output;
@@ -23,11 +24,14 @@ use perennial_rpc::taskmanager::{CommandError, Deploy, TaskDeployment};
 use perennial_types::config::{SetError, options};
 use perennial_types::{ARTIFACT_PROTOCOL, ExecutionAttemptId, ExecutionState, Fence, SlotIndex};
 
+use self::checkpoints::Checkpoints;
 use self::executions::{Executions, placement_of};
 use self::output::RollingOutput;
 use crate::builder::TaskBuilder;
+use crate::operator::chain;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
+use crate::upload::{Cut, Taken, Uploaded, Uploads};
 use crate::wiring::{Placement, Wiring};
 use crate::{ExecutableJob, TaskContext, TaskError};
 
@@ -75,6 +79,8 @@ pub enum ExecutorError {
 /// What the owner thread hears.
 pub(crate) enum Event {
     Task(TaskEvent),
+    Cut(Cut),
+    Uploaded(Uploaded),
     Connected {
         connection: u64,
         stream: UnixStream,
@@ -97,6 +103,18 @@ impl From<TaskEvent> for Event {
     }
 }
 
+impl From<Cut> for Event {
+    fn from(cut: Cut) -> Self {
+        Self::Cut(cut)
+    }
+}
+
+impl From<Uploaded> for Event {
+    fn from(uploaded: Uploaded) -> Self {
+        Self::Uploaded(uploaded)
+    }
+}
+
 /// Serves TaskManagers on the socket of `spec` until one says [`ExecutorAction::Stop`] and the tasks have ended.
 pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError> {
     let config = configuration(&spec.config).map_err(ExecutorError::Config)?;
@@ -111,6 +129,7 @@ pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError
     control::accept(control, events.clone()).map_err(ExecutorError::Thread)?;
     let network = Network::start(data, spec.job, spec.taskmanager.clone(), settings.writer.credit)
         .map_err(ExecutorError::Thread)?;
+    let uploads = Uploads::start(events.clone()).map_err(ExecutorError::Thread)?;
     let wiring = Wiring::new(Arc::clone(&job.graph), settings.writer, Some(network));
     Executor {
         spec,
@@ -121,6 +140,8 @@ pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError
         task_config: Arc::new(spec.config.clone()),
         slots: BTreeMap::new(),
         executions: Executions::new(spec.job),
+        checkpoints: Checkpoints::new(),
+        uploads,
         fence: Fence::default(),
         stale_commands: 0,
         peer: None,
@@ -156,6 +177,8 @@ struct Executor<'a> {
     task_config: Arc<BTreeMap<String, String>>,
     slots: BTreeMap<SlotIndex, Slot>,
     executions: Executions,
+    checkpoints: Checkpoints,
+    uploads: Uploads,
     /// Highest token of a command.
     fence: Fence,
     /// Commands refused because of it.
@@ -196,6 +219,16 @@ impl Executor<'_> {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Task(event) => self.on_task(event),
+            Event::Cut(Cut::Taken(taken)) => {
+                if let Some((taken, directory)) = self.checkpoints.taken(*taken) {
+                    self.upload(taken, directory);
+                }
+            }
+            Event::Cut(Cut::GivenUp(attempt, checkpoint)) => {
+                let result = Err("the task gave it up before all its barriers had come".to_owned());
+                self.on_uploaded(Uploaded { attempt, checkpoint, result });
+            }
+            Event::Uploaded(uploaded) => self.on_uploaded(uploaded),
             Event::Connected { connection, stream } => self.on_connected(connection, stream),
             Event::Command { connection, command, taken } => {
                 if self.peer.as_ref().is_some_and(|(current, _)| *current == connection) {
@@ -274,7 +307,7 @@ impl Executor<'_> {
             ready.push((task.slot, self.prepare(task, &placement)?));
         }
         for (slot, task) in ready {
-            self.executions.add(task.attempt, slot, task.builder.counters(), Arc::clone(&task.cancelled));
+            self.executions.add(task.attempt, slot, task.builder.counters(), &task);
             if let Some(slot) = self.slots.get(&slot) {
                 slot.run(task);
             }
@@ -306,8 +339,7 @@ impl Executor<'_> {
         let room = Arc::new(Room::new(Arc::clone(signal)));
         let input = self.wiring.input(index, attempt, placement);
         input.attach(signal);
-        let outputs =
-            self.wiring.outputs(index, attempt, placement, &room).map_err(|error| failed(executions::chain(&error)))?;
+        let outputs = self.wiring.outputs(index, attempt, placement, &room).map_err(|error| failed(chain(&error)))?;
         let context = TaskContext {
             job: self.spec.job,
             vertex_name: vertex.name.clone(),
@@ -316,8 +348,9 @@ impl Executor<'_> {
             max_parallelism: vertex.max_parallelism,
             config: Arc::clone(&self.task_config),
         };
-        let builder = TaskBuilder::new(context, outputs, self.settings.writer, counters);
-        Ok(NewTask { attempt, builder, factory: Arc::clone(factory), input, room, cancelled: Arc::default() })
+        let builder = TaskBuilder::new(context, outputs, self.settings.writer, counters, None);
+        let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::default(), Arc::default());
+        Ok(NewTask { attempt, builder, factory, input, room, cancelled, mailbox })
     }
 
     fn cancel(&mut self, attempt: ExecutionAttemptId) {
@@ -345,7 +378,7 @@ impl Executor<'_> {
         }
         execution.state = state;
         execution.peer_lost = matches!(error, Some(TaskError::Exchange { .. }));
-        execution.failure = error.map(|error| executions::chain(&error));
+        execution.failure = error.map(|error| chain(&error));
         if let Some(failure) = &execution.failure {
             eprintln!("executor of job {}: execution {attempt} failed: {failure}", self.spec.job);
         }
@@ -354,6 +387,21 @@ impl Executor<'_> {
         }
         if let Some(report) = self.executions.report(attempt) {
             self.tell(&FromExecutor::Execution(report));
+        }
+    }
+
+    fn upload(&mut self, taken: Taken, directory: String) {
+        if let Err(refused) = self.uploads.submit(taken, directory) {
+            self.on_uploaded(refused);
+        }
+    }
+
+    fn on_uploaded(&mut self, Uploaded { attempt, checkpoint, result }: Uploaded) {
+        if self.checkpoints.is_over(checkpoint) {
+            return;
+        }
+        if let Err(reason) = &result {
+            eprintln!("executor of job {}: no checkpoint {checkpoint} of {attempt}: {reason}", self.spec.job);
         }
     }
 

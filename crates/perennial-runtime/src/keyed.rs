@@ -4,7 +4,7 @@ use perennial_exchange::KeyHash;
 use perennial_state::{KeySelector, KeyedTable};
 use perennial_types::{Key, Record};
 
-use crate::{Output, TaskError};
+use crate::{ChainEvent, Output, StateContext, TaskError};
 
 /// The key hashes of a selector, for [`Route::Hash`](crate::Route::Hash).
 pub struct HashBy<S>(
@@ -24,6 +24,7 @@ impl<T, S: KeySelector<T>> KeyHash<T> for HashBy<S> {
 /// `init` makes the state of a key from its first record, `fold` adds a later one, `emit` makes the output. Sum, min,
 /// max, count and reduce are this with different functions.
 pub struct KeyedFold<T, Sel: KeySelector<T>, S, I, F, E, O> {
+    of: StateContext,
     selector: Sel,
     init: I,
     fold: F,
@@ -41,10 +42,15 @@ where
     F: FnMut(&mut S, T) + Send,
     E: FnMut(&Sel::Key, &S) -> O + Send,
 {
-    /// An operator that feeds `next`.
-    pub fn new(selector: Sel, init: I, fold: F, emit: E, next: Box<dyn Output<O>>) -> Self {
-        let (state, out) = (KeyedTable::new(), Vec::new());
-        Self { selector, init, fold, emit, state, out, next }
+    /// An operator that feeds `next`, with the state that `of` has of it.
+    pub fn new(
+        mut of: StateContext,
+        selector: Sel,
+        (init, fold, emit): (I, F, E),
+        next: Box<dyn Output<O>>,
+    ) -> Result<Self, TaskError> {
+        let (state, out) = (of.take_table::<T, Sel, S>()?, Vec::new());
+        Ok(Self { of, selector, init, fold, emit, state, out, next })
     }
 }
 
@@ -59,7 +65,7 @@ where
     O: Send + 'static,
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        let Self { selector, init, fold, emit, state, out, next } = self;
+        let Self { selector, init, fold, emit, state, out, next, .. } = self;
         out.reserve(batch.len());
         // An iterator of known length: the vector's length is written once.
         out.extend(batch.drain(..).map(|record| {
@@ -70,6 +76,16 @@ where
             emit(key, value)
         }));
         next.push(out)
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        if let ChainEvent::Snapshot(writer) = event {
+            self.state.freeze();
+            if let Some(entries) = self.state.sweep(usize::MAX) {
+                writer.keyed(&self.of, entries);
+            }
+        }
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

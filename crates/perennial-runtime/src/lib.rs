@@ -12,19 +12,24 @@ pub mod vertex;
 pub mod executor;
 pub mod local;
 
+mod align;
 mod builder;
 mod head;
 mod keyed;
+mod mailbox;
 mod panics;
 mod settings;
 mod slot;
+mod snapshot;
 mod task;
+mod upload;
 mod wiring;
 
 pub use builder::TaskBuilder;
 pub use head::{InputHead, SourceHead};
 pub use keyed::{HashBy, KeyedFold};
-pub use operator::{Output, SourceReader, SourceStatus, TaskError, UserError};
+pub use operator::{ChainEvent, Output, SourceReader, SourceStatus, TaskError, UserError};
 pub use perennial_exchange::{Counters, KeyHash, Payload, Route};
 pub use perennial_state::{ByOwned, ByRef, KeySelector};
+pub use snapshot::{Durable, OperatorState, Restored, SnapshotWriter, StateContext};
 pub use vertex::{ExecutableJob, Head, TaskContext, VertexFactory};

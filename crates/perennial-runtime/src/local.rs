@@ -13,6 +13,7 @@ use perennial_types::{ExecutionAttemptId, ExecutionState, JobId};
 use crate::builder::TaskBuilder;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
+use crate::upload::Cut;
 use crate::wiring::{Place, Placement, Wiring};
 use crate::{ExecutableJob, TaskContext, TaskError};
 
@@ -68,7 +69,15 @@ impl CancelHandle {
 
 enum LocalEvent {
     Task(TaskEvent),
+    /// Nobody keeps snapshots here: a job in one process takes no checkpoints.
+    Snapshot,
     Cancel,
+}
+
+impl From<Cut> for LocalEvent {
+    fn from(_cut: Cut) -> Self {
+        Self::Snapshot
+    }
 }
 
 impl From<TaskEvent> for LocalEvent {
@@ -179,9 +188,9 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
                 max_parallelism: vertex.max_parallelism,
                 config: Arc::clone(&task_config),
             };
-            let builder = TaskBuilder::new(context, outputs, settings.writer, Arc::clone(&counters));
-            let (factory, cancelled) = (Arc::clone(factory), Arc::clone(&cancelled));
-            new_tasks.push((slot, NewTask { attempt, builder, factory, input, room, cancelled }));
+            let builder = TaskBuilder::new(context, outputs, settings.writer, Arc::clone(&counters), None);
+            let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::clone(&cancelled), Arc::default());
+            new_tasks.push((slot, NewTask { attempt, builder, factory, input, room, cancelled, mailbox }));
             tasks.push(LocalTask { vertex_name: vertex.name.clone(), subtask: attempt.subtask, counters });
         }
     }
@@ -208,7 +217,7 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
                     failure = Some(LocalError::Task { vertex_name, subtask: event.attempt.subtask, source });
                 }
             }
-            LocalEvent::Cancel => {}
+            LocalEvent::Snapshot | LocalEvent::Cancel => {}
         }
         if failure.is_some() || options.cancel.shared.asked.load(Ordering::SeqCst) {
             cancelled.store(true, Ordering::Relaxed);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use perennial_exchange::ExchangeError;
-use perennial_types::DecodeError;
+use perennial_types::{CheckpointId, DecodeError};
+
+use crate::SnapshotWriter;
 
 /// An error of the user's code.
 pub type UserError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +43,14 @@ pub enum TaskError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// The state of an operator in a checkpoint cannot be had.
+    #[error("the state of operator `{operator}` cannot be restored")]
+    Restore {
+        /// Name of the operator.
+        operator: String,
+        /// What is wrong with it.
+        source: UserError,
+    },
     /// The job's code and its JobGraph do not belong together.
     #[error("the job is not the one that was planned: {reason}")]
     WrongJob {
@@ -62,15 +72,28 @@ impl From<ExchangeError> for TaskError {
     }
 }
 
+/// What happens between two batches of a chain.
+pub enum ChainEvent<'a> {
+    /// Here a checkpoint cuts: whoever has state adds it. What was pushed before is in it, what is pushed after is not.
+    Snapshot(&'a mut SnapshotWriter),
+    /// This checkpoint, and all before it, are complete and will be restored rather than older ones.
+    Completed(CheckpointId),
+    /// This checkpoint will never be complete.
+    Aborted(CheckpointId),
+}
+
 /// Where an operator's records go: the next operator of the chain, an exchange, or nowhere.
 ///
-/// The grammar of calls is `push* finish`. Control events of checkpoints and event time will join `push` here, in-band
-/// between batches, never per record.
+/// The grammar of calls is `(push | control)* finish`: events come in band, between batches, never per record.
 pub trait Output<T>: Send {
     /// Takes all records of `batch` and leaves it empty, its capacity kept for the caller's next records.
     ///
     /// An exchange never blocks here: what finds no room waits in the exchange, and the task is not polled until it left.
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError>;
+
+    /// Something happened at this place of the stream: does its part, head before tail, and passes the event on to everything
+    /// behind it in the chain.
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError>;
 
     /// The input has ended: emits what is held back and passes the end on. Called once.
     fn finish(&mut self) -> Result<(), TaskError>;
@@ -82,6 +105,26 @@ pub trait SourceReader<T>: Send {
     ///
     /// Returns soon: a reader that may have to wait longer than some milliseconds reads on a thread of its own and polls its queue.
     fn poll(&mut self, out: &mut Vec<T>, max: usize) -> Result<SourceStatus, UserError>;
+
+    /// Where the reader is: one element for each split it reads, with the position in it. Readers of other subtasks may get some of
+    /// them when the parallelism has changed.
+    ///
+    /// A source that cannot go back to a position has none, and leaves this as it is.
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        Ok(Vec::new())
+    }
+
+    /// Called once, first, on a reader that was opened as any other: from now on it reads these splits and no others. None at all
+    /// means that there is nothing left for this subtask.
+    ///
+    /// A source without positions begins anew, and says so.
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        if !splits.is_empty() {
+            return Err("the source has no positions, but the checkpoint has some of it".into());
+        }
+        eprintln!("WARN a source that cannot repeat what it has read begins anew after a restore");
+        Ok(())
+    }
 }
 
 /// What to expect of a source next.
@@ -93,4 +136,16 @@ pub enum SourceStatus {
     Wait(Duration),
     /// Nothing more, ever.
     Finished,
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

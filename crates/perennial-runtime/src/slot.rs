@@ -14,8 +14,10 @@ use perennial_exchange::{Counters, Room, Signal};
 use perennial_types::{ExecutionAttemptId, ExecutionState};
 
 use crate::builder::TaskBuilder;
+use crate::mailbox::Mailbox;
 use crate::panics;
-use crate::task::{Input, Polled, Task, nanos};
+use crate::task::{Checkpointing, Input, Polled, Task, nanos};
+use crate::upload::{Cut, SnapshotOf};
 use crate::{TaskError, VertexFactory};
 
 /// A subtask that is to be built and run.
@@ -26,6 +28,7 @@ pub(crate) struct NewTask {
     pub(crate) input: Input,
     pub(crate) room: Arc<Room>,
     pub(crate) cancelled: Arc<AtomicBool>,
+    pub(crate) mailbox: Arc<Mailbox>,
 }
 
 /// An execution changed its state.
@@ -50,13 +53,14 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Starts the thread. States of its tasks go to `events`.
+    /// Starts the thread. States of its tasks, and their snapshots, go to `events`.
     pub(crate) fn start<E>(name: &str, buffer_timeout: Duration, events: Sender<E>) -> std::io::Result<Self>
     where
-        E: From<TaskEvent> + Send + 'static,
+        E: From<TaskEvent> + From<Cut> + Send + 'static,
     {
         let signal = Arc::new(Signal::new());
         let inbox = Arc::new(Inbox::default());
+        let cuts = events.clone();
         let mut slot = SlotThread {
             signal: Arc::clone(&signal),
             inbox: Arc::clone(&inbox),
@@ -64,6 +68,7 @@ impl Slot {
             buffer_timeout,
             // Nobody listens any more: whoever started the slot has gone, and nobody is left to tell.
             tell: Box::new(move |event| drop(events.send(event.into()))),
+            tell_cut: Box::new(move |cut| drop(cuts.send(cut.into()))),
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || slot.run())?;
         Ok(Self { signal, inbox, thread: Some(thread) })
@@ -107,6 +112,7 @@ struct SlotThread {
     tasks: Vec<(ExecutionAttemptId, Task)>,
     buffer_timeout: Duration,
     tell: Box<dyn Fn(TaskEvent) + Send>,
+    tell_cut: Box<dyn Fn(Cut) + Send>,
 }
 
 impl SlotThread {
@@ -141,7 +147,7 @@ impl SlotThread {
         while let Some((attempt, task)) = self.tasks.get_mut(i) {
             let before = *now;
             let result = if task.is_cancelled() {
-                Ok(None)
+                panics::catch(|| task.obey_last()).map(|()| None)
             } else {
                 panics::catch(|| {
                     let polled = task.poll(before)?;
@@ -153,6 +159,7 @@ impl SlotThread {
                 .map(Some)
             };
             *now = Instant::now();
+            task.checkpointing.cuts.drain(..).for_each(&self.tell_cut);
             let end = match result {
                 Ok(Some(Polled::Worked)) => {
                     any_worked = true;
@@ -199,10 +206,11 @@ impl SlotThread {
 
     fn take_new_tasks(&mut self) {
         let new = std::mem::take(&mut *self.inbox.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for NewTask { attempt, mut builder, factory, input, room, cancelled } in new {
+        for NewTask { attempt, mut builder, factory, input, room, cancelled, mailbox } in new {
             (self.tell)(TaskEvent { attempt, state: ExecutionState::Initializing, error: None });
             let vertex_name = builder.context.vertex_name.clone();
             let counters = builder.counters();
+            let checkpointing = Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input);
             let built = panics::catch(|| {
                 let head = factory.build(&mut builder)?;
                 Ok((head, builder.into_writers()?))
@@ -221,6 +229,7 @@ impl SlotThread {
                         draining,
                         unflushed,
                         blocked_since,
+                        checkpointing,
                     };
                     (self.tell)(TaskEvent { attempt, state: ExecutionState::Running, error: None });
                     self.tasks.push((attempt, task));

@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Counters, Element, Gate, Payload, Room, Signal};
+use perennial_exchange::{Barrier, Counters, Element, Gate, Payload, Room, Signal};
 
+use crate::align::{Aligner, Step};
 use crate::builder::{SharedWriter, write_error};
-use crate::{Head, SourceStatus, TaskError};
+use crate::mailbox::{Mailbox, TaskCommand};
+use crate::upload::{Cut, SnapshotOf, Taken};
+use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, TaskError};
 
 /// Batches a task may take at one poll before its neighbours in the slot get their turn.
 const BATCHES_PER_POLL: usize = 16;
@@ -49,6 +52,38 @@ impl Input {
             gate.attach(Arc::clone(signal));
         }
     }
+
+    /// Number of channels; a source has none.
+    fn channels(&self) -> usize {
+        match self {
+            Self::Source(_) => 0,
+            Self::Gate { input_of, .. } => input_of.len(),
+        }
+    }
+}
+
+/// What came on a channel besides records.
+enum Control {
+    Barrier(Barrier),
+    /// The channel has ended; whether all have.
+    End(bool),
+}
+
+/// Where a task is with the job's checkpoints.
+pub(crate) struct Checkpointing {
+    of: SnapshotOf,
+    mailbox: Arc<Mailbox>,
+    aligner: Aligner,
+    aligning_since: Option<Instant>,
+    /// What is to be told to the owner of the slot.
+    pub(crate) cuts: Vec<Cut>,
+}
+
+impl Checkpointing {
+    /// Of a task that reads `input` and is told of checkpoints through `mailbox`.
+    pub(crate) fn new(of: SnapshotOf, mailbox: Arc<Mailbox>, input: &Input) -> Self {
+        Self { of, mailbox, aligner: Aligner::new(input.channels()), aligning_since: None, cuts: Vec::new() }
+    }
 }
 
 /// One subtask while it runs.
@@ -65,6 +100,7 @@ pub(crate) struct Task {
     /// Batches may be open in the exchanges.
     pub(crate) unflushed: bool,
     pub(crate) blocked_since: Option<Instant>,
+    pub(crate) checkpointing: Checkpointing,
 }
 
 impl Task {
@@ -75,6 +111,10 @@ impl Task {
 
     /// Works for some batches, as long as there is input and room.
     pub(crate) fn poll(&mut self, now: Instant) -> Result<Polled, TaskError> {
+        // Before anything else: also a source that finds no room has to make barriers.
+        if let Some(commands) = self.checkpointing.mailbox.take() {
+            commands.into_iter().try_for_each(|command| self.obey(command))?;
+        }
         if let Some(error) = self.room.failure() {
             return Err(error.clone().into());
         }
@@ -91,6 +131,7 @@ impl Task {
         }
         let mut worked = false;
         for _ in 0..BATCHES_PER_POLL {
+            let mut control = None;
             let idle = match &mut self.input {
                 Input::Source(not_before) => {
                     if let Some(time) = *not_before
@@ -126,11 +167,13 @@ impl Task {
                         }
                         None
                     }
-                    Some((_, Element::End)) => {
+                    Some((channel, Element::Barrier(barrier))) => {
+                        control = Some((channel, Control::Barrier(barrier)));
+                        None
+                    }
+                    Some((channel, Element::End)) => {
                         *open -= 1;
-                        if *open == 0 {
-                            return self.finish();
-                        }
+                        control = Some((channel, Control::End(*open == 0)));
                         None
                     }
                     None => match gate.failure() {
@@ -139,6 +182,17 @@ impl Task {
                     },
                 },
             };
+            match control {
+                None => {}
+                Some((channel, Control::Barrier(barrier))) => self.on_barrier(channel, barrier)?,
+                Some((channel, Control::End(all))) => {
+                    let step = self.checkpointing.aligner.ended(channel);
+                    self.perform(step)?;
+                    if all {
+                        return self.finish();
+                    }
+                }
+            }
             match idle {
                 None => worked = true,
                 Some(_) if worked => break,
@@ -149,6 +203,97 @@ impl Task {
             }
         }
         Ok(Polled::Worked)
+    }
+
+    /// Does what the executor said.
+    fn obey(&mut self, command: TaskCommand) -> Result<(), TaskError> {
+        if self.draining {
+            // The chain has been finished. Its state is no part of a checkpoint any more.
+            return Ok(());
+        }
+        match command {
+            TaskCommand::Trigger(barrier) if matches!(self.input, Input::Source(_)) => {
+                let step = self.checkpointing.aligner.trigger(barrier);
+                self.perform(step)
+            }
+            // Its barriers come to it.
+            TaskCommand::Trigger(_) => Ok(()),
+            TaskCommand::Completed(checkpoint) => self.head.control(&mut ChainEvent::Completed(checkpoint)),
+            TaskCommand::Aborted(checkpoint) => {
+                let step = self.checkpointing.aligner.abort(checkpoint);
+                self.perform(step)?;
+                self.head.control(&mut ChainEvent::Aborted(checkpoint))
+            }
+        }
+    }
+
+    /// A task that was cancelled still commits what was completed before it was.
+    pub(crate) fn obey_last(&mut self) -> Result<(), TaskError> {
+        for command in self.checkpointing.mailbox.take().unwrap_or_default() {
+            if matches!(command, TaskCommand::Completed(_)) {
+                self.obey(command)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_barrier(&mut self, channel: usize, barrier: Barrier) -> Result<(), TaskError> {
+        let mut step = self.checkpointing.aligner.barrier(channel, barrier);
+        if matches!(step, Step::GivenUp(_)) {
+            self.perform(step)?;
+            step = self.checkpointing.aligner.barrier(channel, barrier);
+        }
+        if self.checkpointing.aligner.is_aligning() {
+            self.checkpointing.aligning_since.get_or_insert_with(Instant::now);
+        }
+        self.perform(step)
+    }
+
+    fn perform(&mut self, step: Step) -> Result<(), TaskError> {
+        match step {
+            Step::Nothing => Ok(()),
+            Step::Block(channel) => {
+                if let Input::Gate { gate, .. } = &self.input {
+                    gate.block(channel);
+                }
+                Ok(())
+            }
+            Step::GivenUp(checkpoint) => {
+                self.unblock();
+                self.checkpointing.aligning_since = None;
+                self.checkpointing.cuts.push(Cut::GivenUp(self.checkpointing.of.attempt, checkpoint));
+                Ok(())
+            }
+            Step::Aligned(barrier) => {
+                self.unblock();
+                self.cut(barrier)
+            }
+        }
+    }
+
+    fn unblock(&self) {
+        if let Input::Gate { gate, .. } = &self.input {
+            gate.unblock_all();
+        }
+    }
+
+    /// Takes the snapshot of the chain, head to tail, then sends the barrier on; nothing is pushed in between.
+    fn cut(&mut self, barrier: Barrier) -> Result<(), TaskError> {
+        let started = Instant::now();
+        let align = self.checkpointing.aligning_since.take();
+        let mut writer = SnapshotWriter::new(barrier.checkpoint, barrier.kind);
+        self.head.control(&mut ChainEvent::Snapshot(&mut writer))?;
+        for exchange in &self.writers {
+            let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            exchange.barrier(barrier).map_err(|error| write_error(&self.vertex_name, error))?;
+        }
+        self.checkpointing.cuts.push(Cut::Taken(Box::new(Taken {
+            of: self.checkpointing.of,
+            writer,
+            align: align.map(|since| started.saturating_duration_since(since)).unwrap_or_default(),
+            sync: started.elapsed(),
+        })));
+        Ok(())
     }
 
     fn blocked(&mut self, now: Instant) -> Polled {

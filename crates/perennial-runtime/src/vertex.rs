@@ -6,7 +6,7 @@ use std::sync::Arc;
 use perennial_exchange::Payload;
 use perennial_types::{ExecutionAttemptId, JobGraph, JobId, MaxParallelism};
 
-use crate::{SourceStatus, TaskError};
+use crate::{ChainEvent, SourceStatus, TaskError};
 
 /// A job that can run: the plan and the code behind each vertex.
 #[derive(Clone)]
@@ -50,6 +50,9 @@ pub trait Head: Send {
 
     /// Lets a source emit up to about `max` records into the chain. Only for chains that begin with a source.
     fn poll_source(&mut self, max: usize) -> Result<SourceStatus, TaskError>;
+
+    /// Passes an event through the chain. A source adds where it is to a snapshot.
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError>;
 
     /// Every input ended, or the source did. Called once, last.
     fn finish(&mut self) -> Result<(), TaskError>;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use perennial_runtime::local::{CancelHandle, LocalError, LocalOptions, run};
 use perennial_runtime::{
-    ByOwned, ExecutableJob, HashBy, Head, InputHead, KeyedFold, Output, Route, SourceHead, SourceReader, SourceStatus,
-    TaskBuilder, TaskError, UserError, VertexFactory,
+    ByOwned, ChainEvent, ExecutableJob, HashBy, Head, InputHead, KeyedFold, Output, Route, SourceHead, SourceReader,
+    SourceStatus, StateContext, TaskBuilder, TaskError, UserError, VertexFactory,
 };
 use perennial_types::{
-    DEFAULT_SLOT_SHARING_GROUP, ExecutionState, JobEdge, JobGraph, JobVertex, MaxParallelism, ShipStrategy, VertexId,
+    DEFAULT_SLOT_SHARING_GROUP, ExecutionState, JobEdge, JobGraph, JobVertex, MaxParallelism, OperatorId, ShipStrategy,
+    VertexId,
 };
 
 struct Factory<F>(F);
@@ -50,9 +51,17 @@ impl<T: Send, F: FnMut(&mut Vec<T>) -> Result<(), TaskError> + Send> Output<T> f
         Ok(())
     }
 
+    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<(), TaskError> {
         Ok(())
     }
+}
+
+fn state(name: &str) -> StateContext {
+    StateContext::fresh(OperatorId::of_uid(name), name)
 }
 
 fn vertex(number: u8, name: &str, parallelism: u32) -> JobVertex {
@@ -73,7 +82,7 @@ where
 {
     let source = Factory(move |builder: &mut TaskBuilder| {
         let out = builder.exchange::<u64>(0, Route::Hash(Box::new(HashBy(ByOwned::new(|n: &u64| n % 1000)))))?;
-        Ok(Box::new(SourceHead::new("numbers", Numbers { next: 0, end, then }, out)) as Box<dyn Head>)
+        Ok(Box::new(SourceHead::new(state("numbers"), Numbers { next: 0, end, then }, out)?) as Box<dyn Head>)
     });
     let graph = JobGraph {
         name: "test".to_owned(),
@@ -101,13 +110,8 @@ fn running_counts_are_right_at_every_parallelism() {
                 }
                 Ok(())
             });
-            let count = KeyedFold::new(
-                ByOwned::new(|n: &u64| n % 1000),
-                |_: &u64| 1u64,
-                |count: &mut u64, _| *count += 1,
-                |key: &u64, count: &u64| (*key, *count),
-                Box::new(end),
-            );
+            let functions = (|_: &u64| 1u64, |count: &mut u64, _| *count += 1, |key: &u64, count: &u64| (*key, *count));
+            let count = KeyedFold::new(state("count"), ByOwned::new(|n: &u64| n % 1000), functions, Box::new(end))?;
             Ok(Box::new(InputHead::new(Box::new(count))) as Box<dyn Head>)
         });
         let outcome = run(&job, &LocalOptions::default()).unwrap();
@@ -167,7 +171,8 @@ fn a_factory_that_forgets_an_edge_is_told_so() {
     let mut wrong = job(1, 1, SourceStatus::Finished, |_| Err(TaskError::WrongJob { reason: String::new() }));
     wrong.vertices[0] = Arc::new(Factory(|_: &mut TaskBuilder| {
         let numbers = Numbers { next: 0, end: 1, then: SourceStatus::Finished };
-        Ok(Box::new(SourceHead::new("numbers", numbers, Box::new(Each(|_: &mut Vec<u64>| Ok(()))))) as Box<dyn Head>)
+        Ok(Box::new(SourceHead::new(state("numbers"), numbers, Box::new(Each(|_: &mut Vec<u64>| Ok(()))))?)
+            as Box<dyn Head>)
     }));
     let Err(LocalError::Task { source: TaskError::WrongJob { .. }, .. }) = run(&wrong, &LocalOptions::default()) else {
         panic!("the job is refused");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use perennial_rpc::executor::read_to_executor;
 
 use super::Event;
+use crate::operator::chain;
 
 /// Pause after a failed accept, so that a process out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,7 +56,7 @@ fn read(connection: u64, mut stream: UnixStream, events: &Sender<Event>) {
                     return;
                 }
             }
-            Err(error) => break super::executions::chain(&error),
+            Err(error) => break chain(&error),
         }
     };
     // The owner has gone: nobody wants to know.

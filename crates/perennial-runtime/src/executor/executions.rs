@@ -1,7 +1,6 @@
 //! What an executor was given to run.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +9,8 @@ use perennial_exchange::{Counters, Peer};
 use perennial_rpc::taskmanager::{Deploy, ExecutionReport, ExecutorAddress, TaskProgress};
 use perennial_types::{ExecutionAttemptId, ExecutionState, JobGraph, JobId, SlotIndex};
 
+use crate::mailbox::Mailbox;
+use crate::slot::NewTask;
 use crate::wiring::{Place, Placement};
 
 /// One execution as its executor knows it.
@@ -22,6 +23,7 @@ pub(super) struct Execution {
     pub(super) peer_lost: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) mailbox: Arc<Mailbox>,
 }
 
 /// Executions by attempt. Of each subtask the newest attempt is remembered after its end.
@@ -45,7 +47,7 @@ impl Executions {
         attempt: ExecutionAttemptId,
         slot: SlotIndex,
         counters: Arc<Counters>,
-        cancelled: Arc<AtomicBool>,
+        task: &NewTask,
     ) {
         self.all.retain(|old, execution| {
             (old.vertex, old.subtask) != (attempt.vertex, attempt.subtask) || !execution.state.is_terminal()
@@ -53,7 +55,9 @@ impl Executions {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let start_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
         let (state, failure, peer_lost) = (ExecutionState::Deploying, None, false);
-        self.all.insert(attempt, Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled });
+        let (cancelled, mailbox) = (Arc::clone(&task.cancelled), Arc::clone(&task.mailbox));
+        let execution = Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled, mailbox };
+        self.all.insert(attempt, execution);
     }
 
     pub(super) fn get_mut(&mut self, attempt: ExecutionAttemptId) -> Option<&mut Execution> {
@@ -124,16 +128,4 @@ pub(super) fn placement_of(graph: &JobGraph, deploy: &Deploy, me: &str) -> Resul
     let here = here.ok_or_else(|| format!("the deployment does not name the executor on {me}"))?;
     let peer = |at: &ExecutorAddress| Peer { name: at.taskmanager.0.clone(), address: at.data_address.clone() };
     Ok(Placement { places: vertices, executors: deploy.executors.iter().map(peer).collect(), here })
-}
-
-/// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

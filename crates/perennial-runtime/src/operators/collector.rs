@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::{Output, TaskError};
+use crate::{ChainEvent, Output, TaskError};
 
 /// Names a side output and the type of its records. Flink's `OutputTag`.
 ///
@@ -106,6 +106,11 @@ impl SideOutputs {
         self.outputs.iter_mut().try_for_each(|(_, output)| output.flush())
     }
 
+    /// Passes on an event of the stream.
+    pub fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.outputs.iter_mut().try_for_each(|(_, output)| output.control(event))
+    }
+
     /// Passes on the end of the stream.
     pub fn finish(&mut self) -> Result<(), TaskError> {
         self.outputs.iter_mut().try_for_each(|(_, output)| output.finish())
@@ -120,6 +125,7 @@ struct Buffered<S> {
 trait SideOutput: Send {
     fn as_any_mut(&mut self) -> &mut dyn Any;
     fn flush(&mut self) -> Result<(), TaskError>;
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError>;
     fn finish(&mut self) -> Result<(), TaskError>;
 }
 
@@ -130,6 +136,10 @@ impl<S: Send + 'static> SideOutput for Buffered<S> {
 
     fn flush(&mut self) -> Result<(), TaskError> {
         if self.records.is_empty() { Ok(()) } else { self.next.push(&mut self.records) }
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

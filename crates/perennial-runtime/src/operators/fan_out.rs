@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::{Output, TaskError};
+use crate::{ChainEvent, Output, TaskError};
 
 /// Gives every consumer all records: a copy to each but the last, which gets the records themselves.
 pub struct FanOut<T> {
@@ -27,6 +27,11 @@ impl<T: Clone + Send> Output<T> for FanOut<T> {
         self.last.push(batch)
     }
 
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.others.iter_mut().try_for_each(|output| output.control(event))?;
+        self.last.control(event)
+    }
+
     fn finish(&mut self) -> Result<(), TaskError> {
         self.others.iter_mut().try_for_each(|output| output.finish())?;
         self.last.finish()
@@ -45,6 +50,10 @@ impl<T> Default for Discard<T> {
 impl<T> Output<T> for Discard<T> {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         batch.clear();
+        Ok(())
+    }
+
+    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::mem::needs_drop;
 
-use crate::{Output, TaskError, UserError};
+use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Keeps what a predicate that cannot fail accepts.
 pub struct Filter<T, F> {
@@ -25,6 +25,10 @@ impl<T: Send, F: FnMut(&T) -> bool + Send> Output<T> for Filter<T, F> {
             compact(batch, &mut self.predicate);
         }
         if batch.is_empty() { Ok(()) } else { self.next.push(batch) }
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {
@@ -83,6 +87,10 @@ where
             return Err(TaskError::user(&self.name, error));
         }
         if batch.is_empty() { Ok(()) } else { self.next.push(batch) }
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

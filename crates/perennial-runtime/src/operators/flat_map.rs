@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::{Output, TaskError, UserError};
+use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Results after which an operator passes on what it has, though its input batch is not done: a few times a batch, so
 /// that one batch of records which each become many does not fill the memory.
@@ -39,6 +39,10 @@ where
             }
         }
         if self.results.is_empty() { Ok(()) } else { self.next.push(&mut self.results) }
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

@@ -5,13 +5,14 @@ use perennial_types::Record;
 
 use super::collector::{Collector, SideOutputs};
 use super::flat_map::FLUSH_RECORDS;
-use crate::{Output, TaskError, UserError};
+use crate::{ChainEvent, Output, StateContext, TaskError, UserError};
 
 /// Calls `process` for each record with the state of its key, and `end` for each key when the input has ended.
 ///
 /// The state of a key not met before is made by `init` from its first record.
 pub struct KeyedFunction<T, Sel: KeySelector<T>, S, I, F, E, U> {
     name: String,
+    of: StateContext,
     selector: Sel,
     init: I,
     process: F,
@@ -25,20 +26,21 @@ pub struct KeyedFunction<T, Sel: KeySelector<T>, S, I, F, E, U> {
 impl<T, Sel, S, I, F, E, U> KeyedFunction<T, Sel, S, I, F, E, U>
 where
     Sel: KeySelector<T>,
+    S: Record,
     I: FnMut(&T) -> S,
     F: FnMut(&Sel::Key, T, &mut S, &mut Collector<'_, U>) -> Result<(), UserError>,
     E: FnMut(&Sel::Key, &S, &mut Collector<'_, U>) -> Result<(), UserError>,
 {
-    /// The operator `name` in front of `next` and of its side outputs.
+    /// The operator in front of `next` and of its side outputs, with the state that `of` has of it.
     pub fn new(
-        name: &str,
+        mut of: StateContext,
         selector: Sel,
         (init, process, end): (I, F, E),
         sides: SideOutputs,
         next: Box<dyn Output<U>>,
-    ) -> Self {
-        let (name, state) = (name.to_owned(), KeyedTable::new());
-        Self { name, selector, init, process, end, state, results: Vec::new(), sides, next }
+    ) -> Result<Self, TaskError> {
+        let (name, state) = (of.name.clone(), of.take_table::<T, Sel, S>()?);
+        Ok(Self { name, of, selector, init, process, end, state, results: Vec::new(), sides, next })
     }
 }
 
@@ -46,7 +48,7 @@ impl<T, Sel, S, I, F, E, U> Output<T> for KeyedFunction<T, Sel, S, I, F, E, U>
 where
     T: Record,
     Sel: KeySelector<T>,
-    S: Send,
+    S: Record,
     U: Send,
     I: FnMut(&T) -> S + Send,
     F: FnMut(&Sel::Key, T, &mut S, &mut Collector<'_, U>) -> Result<(), UserError> + Send,
@@ -66,6 +68,17 @@ where
             next.push(results)?;
         }
         sides.flush(name)
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        if let ChainEvent::Snapshot(writer) = event {
+            self.state.freeze();
+            if let Some(entries) = self.state.sweep(usize::MAX) {
+                writer.keyed(&self.of, entries);
+            }
+        }
+        self.sides.control(event)?;
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::{Output, TaskError, UserError};
+use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Applies a function that cannot fail.
 pub struct Map<T, U, F> {
@@ -23,6 +23,10 @@ impl<T: Send, U: Send, F: FnMut(T) -> U + Send> Output<T> for Map<T, U, F> {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         self.results.extend(batch.drain(..).map(&mut self.function));
         self.next.push(&mut self.results)
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {
@@ -60,6 +64,10 @@ where
             self.results.push(result);
         }
         self.next.push(&mut self.results)
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

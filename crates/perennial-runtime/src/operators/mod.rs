@@ -11,6 +11,7 @@ mod keyed_process;
 mod map;
 mod process;
 mod sink;
+mod two_phase;
 
 pub use collector::{Collector, OutputTag, SideOutputs};
 pub use fan_out::{Discard, FanOut};
@@ -20,3 +21,4 @@ pub use keyed_process::KeyedFunction;
 pub use map::{Map, TryMap};
 pub use process::Process;
 pub use sink::{Sink, SinkOperator};
+pub use two_phase::{Prepared, TwoPhaseOperator, TwoPhaseSink};

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::collector::{Collector, SideOutputs};
 use super::flat_map::FLUSH_RECORDS;
-use crate::{Output, TaskError, UserError};
+use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Applies a function that emits into a [`Collector`]; its first error ends the task.
 pub struct Process<T, U, F> {
@@ -42,6 +42,11 @@ where
             self.next.push(&mut self.results)?;
         }
         self.sides.flush(&self.name)
+    }
+
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        self.sides.control(event)?;
+        self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

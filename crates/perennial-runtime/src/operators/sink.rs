@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::{Counters, Output, TaskError, UserError};
+use crate::{ChainEvent, Counters, Output, TaskError, UserError};
 
 /// Writes records somewhere outside the job: one instance per subtask.
 ///
@@ -53,6 +53,11 @@ impl<T: Send, S: Sink<T>> Output<T> for SinkOperator<S> {
         batch.clear();
         self.counters.records_out.fetch_add(count, Ordering::Relaxed);
         written.map_err(|error| TaskError::user(&self.name, error))
+    }
+
+    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        // What it was given, it has written: nothing is held back that a checkpoint had to keep.
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use perennial_runtime::operators::{Discard, FanOut, SideOutputs};
-use perennial_runtime::{Counters, Head, InputHead, Output, Route, TaskBuilder, TaskContext, TaskError};
-use perennial_types::{Record, ShipStrategy};
+use perennial_runtime::{Counters, Head, InputHead, Output, Route, StateContext, TaskBuilder, TaskContext, TaskError};
+use perennial_types::{OperatorInfo, Record, ShipStrategy};
 
 /// A `Box<dyn Output<T>>` of a `T` that only the two sides of an edge know.
 pub(crate) type AnyOutput = Box<dyn Any + Send>;
@@ -21,9 +21,18 @@ pub(crate) struct RouteFactory<T>(pub(crate) Box<dyn Fn() -> Route<T> + Send + S
 pub(crate) struct OperatorContext<'a> {
     /// Full name, for errors.
     pub(crate) name: &'a str,
+    pub(crate) operator: &'a OperatorInfo,
     pub(crate) task: &'a TaskContext,
+    pub(crate) builder: &'a TaskBuilder,
     /// Counters of the subtask.
     pub(crate) counters: Arc<Counters>,
+}
+
+impl OperatorContext<'_> {
+    /// What an operator with state is built with.
+    pub(crate) fn state(&self) -> Result<StateContext, TaskError> {
+        self.builder.state_of(self.operator.id, &self.operator.uid, self.name)
+    }
 }
 
 /// Where the records of a node go: its main output, then its side outputs.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use perennial_runtime::{ExecutableJob, Head, TaskBuilder, TaskError, VertexFactory};
+use perennial_types::OperatorInfo;
 
 use super::code::{AnyOutput, AnyRoute, NodeCode, NodeOutputs, OperatorContext, OutputCode};
 use super::plan::LinkTarget;
@@ -20,7 +21,7 @@ pub(crate) struct GraphCode {
 
 /// A job that can run.
 pub(crate) fn executable(plan: Plan, code: GraphCode) -> ExecutableJob {
-    let shared = Arc::new(Shared { links: plan.links, names: plan.names, code });
+    let shared = Arc::new(Shared { links: plan.links, operators: plan.operators, code });
     let factory =
         |head: &NodeId| -> Arc<dyn VertexFactory> { Arc::new(ChainFactory { shared: shared.clone(), head: *head }) };
     ExecutableJob { vertices: plan.heads.iter().map(factory).collect(), graph: Arc::new(plan.graph) }
@@ -29,7 +30,8 @@ pub(crate) fn executable(plan: Plan, code: GraphCode) -> ExecutableJob {
 /// What all vertices of a job need.
 struct Shared {
     links: Vec<Vec<Link>>,
-    names: Vec<String>,
+    /// Every operator, under the index of its node.
+    operators: Vec<OperatorInfo>,
     code: GraphCode,
 }
 
@@ -42,8 +44,7 @@ struct ChainFactory {
 impl VertexFactory for ChainFactory {
     fn build(&self, builder: &mut TaskBuilder) -> Result<Box<dyn Head>, TaskError> {
         let outputs = self.shared.outputs(self.head, builder)?;
-        let context =
-            OperatorContext { name: self.shared.name(self.head), task: &builder.context, counters: builder.counters() };
+        let context = self.shared.context(self.head, builder)?;
         match self.shared.code(self.head)? {
             NodeCode::Source(build) => build(&context, outputs),
             NodeCode::Operator { build, input } => input.head(build(&context, outputs)?),
@@ -52,8 +53,16 @@ impl VertexFactory for ChainFactory {
 }
 
 impl Shared {
-    fn name(&self, node: NodeId) -> &str {
-        self.names.get(node).map_or("", String::as_str)
+    fn context<'a>(&'a self, node: NodeId, task: &'a TaskBuilder) -> Result<OperatorContext<'a>, TaskError> {
+        let operator = self.operators.get(node);
+        let operator = operator.ok_or_else(|| TaskError::WrongJob { reason: format!("no operator {node}") })?;
+        Ok(OperatorContext {
+            name: &operator.name,
+            operator,
+            task: &task.context,
+            builder: task,
+            counters: task.counters(),
+        })
     }
 
     fn code(&self, node: NodeId) -> Result<&NodeCode, TaskError> {
@@ -82,8 +91,7 @@ impl Shared {
             }
             LinkTarget::Chained(node) => {
                 let outputs = self.outputs(*node, builder)?;
-                let context =
-                    OperatorContext { name: self.name(*node), task: &builder.context, counters: builder.counters() };
+                let context = self.context(*node, builder)?;
                 match self.code(*node)? {
                     NodeCode::Operator { build, .. } => build(&context, outputs),
                     NodeCode::Source(_) => {

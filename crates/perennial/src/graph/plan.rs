@@ -17,8 +17,8 @@ pub(crate) struct Plan {
     pub(crate) heads: Vec<NodeId>,
     /// For every node, where each of its consumers is, in their order.
     pub(crate) links: Vec<Vec<Link>>,
-    /// Full name of every node.
-    pub(crate) names: Vec<String>,
+    /// Id and full name of every node.
+    pub(crate) operators: Vec<OperatorInfo>,
 }
 
 /// One consumer of a node's output.
@@ -73,7 +73,7 @@ pub(crate) fn plan(graph: &StreamGraph, config: BTreeMap<String, String>) -> Res
         structural_hash: structural_hash(graph, &nodes, &ships, &chained),
         config,
     };
-    Ok(Plan { graph, heads, links, names: nodes.into_iter().map(|node| node.name).collect() })
+    Ok(Plan { graph, heads, links, operators: nodes.iter().map(Resolved::info).collect() })
 }
 
 /// For every edge, whether its two nodes are chained: Flink's `StreamingJobGraphGenerator.isChainable`.
@@ -162,10 +162,14 @@ fn chained_after(node: NodeId, links: &[Vec<Link>]) -> impl Iterator<Item = Node
     })
 }
 
-fn collect_operators(node: NodeId, nodes: &[Resolved], links: &[Vec<Link>], operators: &mut Vec<OperatorInfo>) {
-    if let Some(Resolved { uid, name, .. }) = nodes.get(node) {
-        operators.push(OperatorInfo { id: OperatorId::of_uid(uid), uid: uid.clone(), name: name.clone() });
+impl Resolved {
+    fn info(&self) -> OperatorInfo {
+        OperatorInfo { id: OperatorId::of_uid(&self.uid), uid: self.uid.clone(), name: self.name.clone() }
     }
+}
+
+fn collect_operators(node: NodeId, nodes: &[Resolved], links: &[Vec<Link>], operators: &mut Vec<OperatorInfo>) {
+    operators.extend(nodes.get(node).map(Resolved::info));
     for next in chained_after(node, links) {
         collect_operators(next, nodes, links, operators);
     }

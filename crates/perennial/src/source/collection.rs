@@ -5,6 +5,7 @@ use std::sync::Arc;
 use perennial_runtime::{SourceReader, SourceStatus, UserError};
 use perennial_types::Record;
 
+use super::{decoded, encoded};
 use crate::{DataStream, StreamExecutionEnvironment};
 
 impl StreamExecutionEnvironment {
@@ -29,5 +30,16 @@ impl<T: Record> SourceReader<T> for Collection<T> {
         out.extend_from_slice(share);
         self.next += share.len();
         Ok(if self.next < self.records.len() { SourceStatus::More } else { SourceStatus::Finished })
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        Ok(vec![encoded(&(self.next as u64))])
+    }
+
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        // One subtask has one split.
+        let next = splits.first().map(|split| decoded::<u64>(split)).transpose()?;
+        self.next = next.map_or(self.records.len(), |next| usize::try_from(next).unwrap_or(usize::MAX));
+        Ok(())
     }
 }

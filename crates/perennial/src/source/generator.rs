@@ -1,5 +1,6 @@
 //! Records that are computed, as fast as possible or at a rate.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use perennial_runtime::{SourceReader, SourceStatus, TaskContext, UserError};
 use perennial_types::Record;
 
+use super::{decoded, encoded};
 use crate::{DataStream, JobError, StreamExecutionEnvironment};
 
 /// How far a source catches up after it could not keep its rate. What is beyond is given up, so that a pause downstream is
@@ -82,13 +84,20 @@ impl<T> Deref for Generated<T> {
     }
 }
 
-struct Generator<F> {
-    function: F,
+/// Some indices, at equal distances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Split {
     /// Index of the next record, and the distance to the one after it.
     index: u64,
     step: u64,
-    /// Records this subtask still makes.
+    /// Records still to be made.
     left: u64,
+}
+
+struct Generator<F> {
+    function: F,
+    /// What this subtask still makes, the first of them now.
+    splits: VecDeque<Split>,
     pace: Option<Pace>,
 }
 
@@ -98,7 +107,7 @@ impl<F> Generator<F> {
         let left = settings.count.load(Ordering::Relaxed).saturating_sub(subtask).div_ceil(step);
         let rate = f64::from_bits(settings.rate.load(Ordering::Relaxed)) / step as f64;
         let pace = (rate > 0.0).then(|| Pace::new(rate, Instant::now()));
-        Self { function, index: subtask, step, left, pace }
+        Self { function, splits: VecDeque::from([Split { index: subtask, step, left }]), pace }
     }
 }
 
@@ -108,23 +117,39 @@ impl<T, F: FnMut(u64) -> T + Send> SourceReader<T> for Generator<F> {
             None => max as u64,
             Some(pace) => pace.due(Instant::now()).min(max as u64),
         };
-        let count = due.min(self.left);
-        let (index, step, function) = (self.index, self.step, &mut self.function);
+        let Some(split) = self.splits.front_mut() else { return Ok(SourceStatus::Finished) };
+        let count = due.min(split.left);
+        let (index, step, function) = (split.index, split.step, &mut self.function);
         if step == 1 {
             out.extend((index..index + count).map(function));
         } else {
             out.extend((0..count).map(|n| function(index + n * step)));
         }
-        self.index = index.wrapping_add(count * step);
-        self.left -= count;
+        split.index = index.wrapping_add(count * step);
+        split.left -= count;
+        let split_is_over = split.left == 0;
+        if split_is_over {
+            self.splits.pop_front();
+        }
         if let Some(pace) = &mut self.pace {
             pace.made += count;
         }
         Ok(match &self.pace {
-            _ if self.left == 0 => SourceStatus::Finished,
+            _ if self.splits.is_empty() => SourceStatus::Finished,
+            _ if split_is_over => SourceStatus::More,
             Some(pace) if count < max as u64 => SourceStatus::Wait(pace.until_next(Instant::now())),
             _ => SourceStatus::More,
         })
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        Ok(self.splits.iter().map(|split| encoded(&(split.index, split.step, split.left))).collect())
+    }
+
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        let split = |bytes: &Vec<u8>| decoded(bytes).map(|(index, step, left)| Split { index, step, left });
+        self.splits = splits.iter().map(split).collect::<Result<_, _>>()?;
+        Ok(())
     }
 }
 
@@ -176,5 +201,30 @@ mod tests {
         assert_eq!(pace.until_next(start + Duration::from_millis(995)), Duration::from_millis(5));
         assert_eq!(pace.due(start + Duration::from_secs(60)), 100);
         assert!(pace.due(start + Duration::from_secs(60)) <= 101);
+    }
+
+    #[test]
+    fn a_generator_goes_on_where_its_snapshot_was_taken() {
+        let generator = |splits: &[(u64, u64, u64)]| {
+            let splits = splits.iter().map(|(index, step, left)| Split { index: *index, step: *step, left: *left });
+            Generator { function: |index: u64| index, splits: splits.collect(), pace: None }
+        };
+        let mut reader = generator(&[(1, 3, 5)]);
+        let mut out = Vec::new();
+        assert_eq!(reader.poll(&mut out, 2).unwrap(), SourceStatus::More);
+        let snapshot = reader.snapshot().unwrap();
+        assert_eq!(reader.poll(&mut out, 100).unwrap(), SourceStatus::Finished);
+        assert_eq!(out, [1, 4, 7, 10, 13]);
+        assert!(reader.snapshot().unwrap().is_empty());
+        let mut other = generator(&[(1, 3, 5)]);
+        other.restore([snapshot, vec![encoded(&(2u64, 3u64, 1u64))]].concat()).unwrap();
+        out.clear();
+        assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::More);
+        assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::Finished);
+        assert_eq!(out, [7, 10, 13, 2]);
+        // Nothing left is not everything again.
+        other.restore(Vec::new()).unwrap();
+        assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::Finished);
+        assert_eq!(out.len(), 4);
     }
 }

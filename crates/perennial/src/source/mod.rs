@@ -8,7 +8,7 @@ use std::any::type_name;
 use std::sync::Arc;
 
 use perennial_runtime::{Counters, SourceHead, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
-use perennial_types::Record;
+use perennial_types::{DecodeError, Record};
 
 use crate::graph::code::{NodeCode, Records};
 use crate::graph::{NodeId, NodeKind};
@@ -55,7 +55,7 @@ impl StreamExecutionEnvironment {
         let build = NodeCode::Source(Arc::new(move |context, outputs| {
             let reader = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
             let reader = Counting { reader, counters: context.counters.clone() };
-            Ok(Box::new(SourceHead::new(context.name, reader, outputs.main::<T>()?)))
+            Ok(Box::new(SourceHead::new(context.state()?, reader, outputs.main::<T>()?)?))
         }));
         let output = Some((type_name::<T>(), Records::<T>::code()));
         self.add_node(NodeKind::Source, name, build, type_name::<()>(), output)
@@ -75,4 +75,26 @@ impl<T, R: SourceReader<T>> SourceReader<T> for Counting<R> {
         Counters::add(&self.counters.records_in, (out.len() - before) as u64);
         status
     }
+
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        self.reader.snapshot()
+    }
+
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        self.reader.restore(splits)
+    }
+}
+
+/// A position as an element of a snapshot.
+fn encoded<R: Record>(position: &R) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    position.encode(&mut bytes);
+    bytes
+}
+
+/// A position out of an element of a snapshot.
+fn decoded<R: Record>(element: &[u8]) -> Result<R, UserError> {
+    let mut rest = element;
+    let position = R::decode(&mut rest)?;
+    if rest.is_empty() { Ok(position) } else { Err(DecodeError::LeftOver(rest.len()).into()) }
 }

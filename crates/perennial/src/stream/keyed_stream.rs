@@ -147,9 +147,9 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
     {
         let selector = self.selector.clone();
         if self.emission == Emission::EveryRecord {
-            return self.stream.transform(name, move |_, outputs| {
-                let (first, add, result) = (first.clone(), add.clone(), result.clone());
-                Ok(erased::<T>(KeyedFold::new(selector.clone(), first, add, result, outputs.main()?)))
+            return self.stream.transform(name, move |context, outputs| {
+                let functions = (first.clone(), add.clone(), result.clone());
+                Ok(erased::<T>(KeyedFold::new(context.state()?, selector.clone(), functions, outputs.main()?)?))
             });
         }
         self.stream.transform(name, move |context, outputs| {
@@ -168,7 +168,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
             };
             let (next, sides) = outputs.split()?;
             let functions = (init, process, end);
-            Ok(erased::<T>(KeyedFunction::new(context.name, selector.clone(), functions, sides, next)))
+            Ok(erased::<T>(KeyedFunction::new(context.state()?, selector.clone(), functions, sides, next)?))
         })
     }
 
@@ -219,7 +219,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
                 move |key: &S::Key, state: &A, out: &mut Collector<'_, U>| end(key, state, out).map_err(Into::into);
             let (next, sides) = outputs.split()?;
             let functions = (|_: &T| A::default(), process, end);
-            Ok(erased::<T>(KeyedFunction::new(context.name, selector.clone(), functions, sides, next)))
+            Ok(erased::<T>(KeyedFunction::new(context.state()?, selector.clone(), functions, sides, next)?))
         })
     }
 }

@@ -1,0 +1,149 @@
+//! Makes the snapshots of an executor's tasks durable, on a thread of its own.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use perennial_state::{KeyedPart, StateFileHeader, write_state_file};
+use perennial_types::{
+    CheckpointId, ExecutionAttemptId, JobId, KeyGroupRange, MaxParallelism, OperatorSnapshot, StateFile, TaskSnapshot,
+};
+
+use crate::TaskContext;
+use crate::snapshot::SnapshotWriter;
+
+/// Snapshots that may wait for the disk: one of every task of a large executor. A checkpoint that finds no place here is
+/// declined, the next one may find it.
+const WAITING_MAX: usize = 1024;
+
+/// Whose snapshot it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SnapshotOf {
+    pub(crate) job: JobId,
+    pub(crate) attempt: ExecutionAttemptId,
+    pub(crate) parallelism: u32,
+    pub(crate) max_parallelism: MaxParallelism,
+}
+
+impl SnapshotOf {
+    pub(crate) fn new(context: &TaskContext) -> Self {
+        let TaskContext { job, attempt, parallelism, max_parallelism, .. } = context;
+        Self { job: *job, attempt: *attempt, parallelism: *parallelism, max_parallelism: *max_parallelism }
+    }
+}
+
+/// A snapshot that a task has taken.
+pub(crate) struct Taken {
+    pub(crate) of: SnapshotOf,
+    pub(crate) writer: SnapshotWriter,
+    /// From the first barrier to the last.
+    pub(crate) align: Duration,
+    /// How long the task did nothing else.
+    pub(crate) sync: Duration,
+}
+
+/// What a checkpoint came to in a task while it ran.
+pub(crate) enum Cut {
+    /// The task has taken its snapshot.
+    Taken(Box<Taken>),
+    /// It gave up: a newer checkpoint came, or somebody else did.
+    GivenUp(ExecutionAttemptId, CheckpointId),
+}
+
+/// What became of a checkpoint in one task.
+pub(crate) struct Uploaded {
+    pub(crate) attempt: ExecutionAttemptId,
+    pub(crate) checkpoint: CheckpointId,
+    /// The durable snapshot, or why there is none.
+    pub(crate) result: Result<TaskSnapshot, String>,
+}
+
+/// The upload thread. It ends when this is dropped and what waits is written.
+pub(crate) struct Uploads {
+    waiting: SyncSender<(Taken, String)>,
+}
+
+impl Uploads {
+    /// Starts the thread. Results go to `events`.
+    pub(crate) fn start<E>(events: Sender<E>) -> io::Result<Self>
+    where
+        E: From<Uploaded> + Send + 'static,
+    {
+        let (waiting, taken) = sync_channel(WAITING_MAX);
+        std::thread::Builder::new().name("upload".to_owned()).spawn(move || run(&taken, &events))?;
+        Ok(Self { waiting })
+    }
+
+    /// Has a snapshot written below a directory. Never waits.
+    pub(crate) fn submit(&self, taken: Taken, directory: String) -> Result<(), Uploaded> {
+        let refused = |taken: Taken, reason: &str| Uploaded {
+            attempt: taken.of.attempt,
+            checkpoint: taken.writer.checkpoint(),
+            result: Err(reason.to_owned()),
+        };
+        match self.waiting.try_send((taken, directory)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full((taken, _))) => Err(refused(taken, "too many snapshots wait for the storage")),
+            Err(TrySendError::Disconnected((taken, _))) => Err(refused(taken, "the upload thread is gone")),
+        }
+    }
+}
+
+fn run<E: From<Uploaded>>(waiting: &Receiver<(Taken, String)>, events: &Sender<E>) {
+    while let Ok((taken, directory)) = waiting.recv() {
+        let (attempt, checkpoint) = (taken.of.attempt, taken.writer.checkpoint());
+        // Code of sinks runs here, which may panic; that is a snapshot less, not a thread.
+        let result = crate::panics::catch(|| Ok(upload(taken, &directory)));
+        let result = match result {
+            Ok(uploaded) => uploaded.map_err(|error| crate::operator::chain(&error)),
+            Err(panic) => Err(panic.to_string()),
+        };
+        // The owner has gone: nobody wants to know.
+        let _ = events.send(Uploaded { attempt, checkpoint, result }.into());
+    }
+}
+
+/// Makes a snapshot durable.
+pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> {
+    let started = Instant::now();
+    let Taken { of, writer, align, sync } = taken;
+    let checkpoint = writer.checkpoint();
+    writer.durable.into_iter().try_for_each(|work| work())?;
+    let key_groups = KeyGroupRange::of_subtask(of.attempt.subtask, of.max_parallelism, of.parallelism);
+    let (mut operators, mut keyed) = (Vec::new(), Vec::new());
+    for (operator, part) in writer.parts {
+        operators.push((operator, part.list, part.keyed.is_some()));
+        keyed.extend(part.keyed.map(|entries| KeyedPart { operator, uid: part.uid, entries }));
+    }
+    let mut bytes: u64 = operators.iter().flat_map(|(_, list, _)| list).map(|element| element.len() as u64).sum();
+    let mut file = None;
+    if !keyed.is_empty() {
+        let ExecutionAttemptId { vertex, subtask, attempt } = of.attempt;
+        let name = format!("{vertex}-{subtask}-{attempt}.state");
+        let header = StateFileHeader {
+            job: of.job,
+            checkpoint: checkpoint.0,
+            vertex,
+            subtask,
+            max_parallelism: of.max_parallelism,
+            key_groups,
+            operators: Vec::new(),
+        };
+        let written = write_state_file(&*perennial_state::open(directory)?, &name, header, &keyed)?;
+        bytes += written.bytes;
+        file = Some(StateFile { name, bytes: written.bytes, crc: written.crc, key_groups: Some(key_groups) });
+    }
+    let operators = operators.into_iter().map(|(operator, list, is_keyed)| OperatorSnapshot {
+        operator,
+        keyed: file.clone().filter(|_| is_keyed),
+        list,
+    });
+    Ok(TaskSnapshot {
+        operators: operators.collect(),
+        finished: false,
+        bytes,
+        sync_us: u64::try_from(sync.as_micros()).unwrap_or(u64::MAX),
+        async_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        align_us: u64::try_from(align.as_micros()).unwrap_or(u64::MAX),
+    })
+}
