@@ -134,6 +134,16 @@ impl StreamExecutionEnvironment {
         self.set_option(options::BUFFER_TIMEOUT.key, &format!("{} us", timeout.as_micros()))
     }
 
+    /// Takes a checkpoint of the job every `interval`; a task that fails then goes on from the last complete one.
+    pub fn enable_checkpointing(&self, interval: Duration) -> &Self {
+        self.set_option(options::CHECKPOINTING_INTERVAL.key, &format!("{} us", interval.as_micros()))
+    }
+
+    /// How often a checkpoint is taken; `None` when none is. Sinks are chosen by it.
+    pub fn checkpointing_interval(&self) -> Option<Duration> {
+        self.builder.borrow().options.get(&options::CHECKPOINTING_INTERVAL)
+    }
+
     /// Sets an option of the job under its Flink key; options given at submission win.
     pub fn set_option(&self, key: &str, value: &str) -> &Self {
         let mut builder = self.builder();

@@ -4,13 +4,13 @@ use std::any::type_name;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use perennial_runtime::operators::{Sink, SinkOperator};
+use perennial_runtime::operators::{Sink, SinkOperator, TwoPhaseOperator, TwoPhaseSink};
 use perennial_runtime::{TaskContext, TaskError, UserError};
 use perennial_types::Record;
 
 use super::DataStream;
 use super::settings::operator_settings;
-use crate::graph::code::{NodeCode, Records, erased};
+use crate::graph::code::{AnyOutput, NodeCode, OperatorContext, Records, erased};
 use crate::graph::{NodeId, NodeKind, StreamNode};
 use crate::sink::{Collect, Collected, DiscardingSink, PrintSink};
 use crate::{JobError, StreamExecutionEnvironment};
@@ -50,20 +50,42 @@ impl<T: Record> DataStream<T> {
         self.add_sink("Unnamed", open)
     }
 
+    /// Writes the stream to a sink whose output becomes visible with the checkpoints, each record once. `open` makes one for each
+    /// subtask, where that subtask runs; an error fails the task with its text.
+    ///
+    /// In a job without checkpoints everything becomes visible when the stream ends.
+    pub fn two_phase_sink_to<S, E, F>(&self, open: F) -> DataStreamSink
+    where
+        S: TwoPhaseSink<T> + 'static,
+        E: Into<UserError>,
+        F: Fn(&TaskContext) -> Result<S, E> + Send + Sync + 'static,
+    {
+        self.add_end("Unnamed", move |context| {
+            let sink = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
+            Ok(erased::<T>(TwoPhaseOperator::new(context.state()?, sink, context.counters.clone())?))
+        })
+    }
+
     fn add_sink<S, E, F>(&self, name: &str, open: F) -> DataStreamSink
     where
         S: Sink<T> + 'static,
         E: Into<UserError>,
         F: Fn(&TaskContext) -> Result<S, E> + Send + Sync + 'static,
     {
+        self.add_end(name, move |context| {
+            let sink = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
+            Ok(erased::<T>(SinkOperator::new(context.name, sink, context.counters.clone())))
+        })
+    }
+
+    fn add_end(
+        &self,
+        name: &str,
+        build: impl Fn(&OperatorContext<'_>) -> Result<AnyOutput, TaskError> + Send + Sync + 'static,
+    ) -> DataStreamSink {
         let env = self.environment();
-        let code = NodeCode::Operator {
-            build: Arc::new(move |context, _| {
-                let sink = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
-                Ok(erased::<T>(SinkOperator::new(context.name, sink, context.counters.clone())))
-            }),
-            input: Records::<T>::code(),
-        };
+        let code =
+            NodeCode::Operator { build: Arc::new(move |context, _| build(context)), input: Records::<T>::code() };
         let node = env.add_node(NodeKind::Sink, name, code, type_name::<T>(), None);
         env.connect(self.ports(), node);
         DataStreamSink { env: env.clone(), node }
