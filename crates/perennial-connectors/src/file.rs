@@ -14,9 +14,9 @@ use crate::csv::{CsvReader, CsvRow, CsvWriter};
 use crate::text::TextRecord;
 
 pub use error::FileError;
-pub use two_phase::{Durable, FileTransaction, TwoPhaseParts};
 
 use read::{Decode, LineReader};
+use two_phase::TwoPhaseParts;
 use write::PartSink;
 
 /// Sources that read files.
@@ -72,6 +72,10 @@ fn source<T: Record>(env: &StreamExecutionEnvironment, path: &Path, decode: Deco
 
 /// Sinks that write files: each subtask writes `part-N` in a directory, `N` its number from 0.
 ///
+/// In a job with checkpoints it is `part-N-C` for each checkpoint `C`, which appears once that checkpoint is complete; taken
+/// together these hold each record once, whatever failed meanwhile. Files whose names begin with `.` are not finished. All
+/// TaskManagers must then see the same directory.
+///
 /// The directory is made when it is not there. A part that is already there is not written over, nor are parts that
 /// the job would not write: the task fails and says so.
 pub trait FileSinks<T: Record> {
@@ -104,6 +108,10 @@ impl<T: Record> FileSinks<T> for DataStream<T> {
 
 fn sink<T: Record>(stream: &DataStream<T>, directory: &Path, encode: fn(&T, &mut Vec<u8>)) -> DataStreamSink {
     let directory = plain_path(directory);
+    if stream.environment().checkpointing_interval().is_some() {
+        let open = move |context: &_| Ok::<_, FileError>(TwoPhaseParts::new(&directory, context, encode));
+        return stream.two_phase_sink_to(open).name("File Sink");
+    }
     stream.try_sink_to(move |context| PartSink::open(&directory, context, encode)).name("File Sink")
 }
 

@@ -31,7 +31,7 @@ mod socket;
 mod text;
 
 pub use csv::{CsvError, CsvField, CsvReader, CsvRow, CsvWriter};
-pub use file::{Durable, FileError, FileSinks, FileSources, FileTransaction, TwoPhaseParts};
+pub use file::{FileError, FileSinks, FileSources};
 pub use lines::{LINE_BYTES_MAX, LineTooLong};
 pub use socket::{SocketError, SocketSources};
 pub use text::TextRecord;

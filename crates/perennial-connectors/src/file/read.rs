@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use perennial::{SourceReader, SourceStatus, UserError};
+use perennial::{Record, SourceReader, SourceStatus, UserError};
 
 use super::FileError;
 use super::find::Split;
@@ -105,5 +105,81 @@ impl<T> SourceReader<T> for LineReader<T> {
             bytes += taken;
         }
         Ok(SourceStatus::More)
+    }
+
+    /// What is left: the rest of the part that is open, then the others.
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        let rest = self.open.iter().filter(|open| open.at < open.end);
+        let rest = rest.map(|open| (open.path.as_path(), open.at, open.end));
+        let others = self.splits.iter().rev().map(|split| (split.path.as_path(), split.bytes.start, split.bytes.end));
+        rest.chain(others)
+            .map(|(path, start, end)| {
+                let path = path.to_str().ok_or_else(|| FileError::Io {
+                    action: "remember",
+                    path: path.to_owned(),
+                    source: std::io::Error::other("its name is not UTF-8"),
+                })?;
+                let mut split = Vec::new();
+                (path.to_owned(), start, end).encode(&mut split);
+                Ok(split)
+            })
+            .collect()
+    }
+
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        self.open = None;
+        self.splits.clear();
+        for split in splits.iter().rev() {
+            let mut rest = split.as_slice();
+            let (path, start, end) = <(String, u64, u64)>::decode(&mut rest)?;
+            self.splits.push(Split { path: path.into(), bytes: start..end });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(splits: Vec<Split>) -> LineReader<String> {
+        LineReader::new(splits, |line| Ok(String::from_utf8_lossy(line).into_owned()))
+    }
+
+    /// Wherever a reader is stopped, another one goes on with the very next line.
+    #[test]
+    fn a_reader_goes_on_where_the_one_before_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        std::fs::write(&a, "one\n\nthree\nfour\nfive").unwrap();
+        std::fs::write(&b, "six\nseven\n").unwrap();
+        // The first part ends in the middle of a line, the second begins there.
+        let splits = vec![
+            Split { path: a.clone(), bytes: 0..7 },
+            Split { path: a.clone(), bytes: 7..20 },
+            Split { path: b.clone(), bytes: 0..10 },
+        ];
+        let expect = ["one", "", "three", "four", "five", "six", "seven"];
+        for step in 1..=expect.len() {
+            let mut lines = Vec::new();
+            let mut reading = reader(splits.clone());
+            loop {
+                let status = reading.poll(&mut lines, step).unwrap();
+                let position = reading.snapshot().unwrap();
+                if status == SourceStatus::Finished {
+                    assert!(position.is_empty());
+                    break;
+                }
+                // Opened as any other, and then told where it is.
+                reading = reader(splits.clone());
+                reading.restore(position).unwrap();
+            }
+            assert_eq!(lines, expect, "{step} lines at a time");
+        }
+    }
+
+    #[test]
+    fn a_position_that_cannot_be_read_is_an_error() {
+        assert!(reader(Vec::new()).restore(vec![vec![1, 2, 3]]).is_err());
     }
 }

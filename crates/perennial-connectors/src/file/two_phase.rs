@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perennial::{Record, TaskContext};
+use perennial::{CheckpointId, Prepared, Record, TaskContext, TwoPhaseSink, UserError};
 
 use super::FileError;
 
@@ -25,10 +25,7 @@ use super::FileError;
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// The number that stands for the end of a stream without checkpoints.
-const END: u64 = 0;
-
-/// What has to be done before a transaction outlives the process; it waits for a disk, so another thread does it.
-pub type Durable = Box<dyn FnOnce() -> io::Result<()> + Send>;
+const END: CheckpointId = CheckpointId(0);
 
 /// A part that a checkpoint commits.
 #[derive(Debug, Clone, PartialEq, Eq, Record)]
@@ -40,7 +37,7 @@ struct PendingPart {
 
 /// What one checkpoint commits: a part, or nothing when only earlier commits had to be made durable.
 #[derive(Debug, Clone, PartialEq, Eq, Record)]
-pub struct FileTransaction {
+pub(super) struct FileTransaction {
     part: Option<PendingPart>,
 }
 
@@ -55,7 +52,7 @@ impl PendingPart {
 }
 
 /// Writes records as lines to parts that are finished with the checkpoints.
-pub struct TwoPhaseParts<T> {
+pub(super) struct TwoPhaseParts<T> {
     encode: fn(&T, &mut Vec<u8>),
     directory: PathBuf,
     subtask: u32,
@@ -134,7 +131,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 impl<T> TwoPhaseParts<T> {
     /// A sink of one subtask into `directory`; `encode` appends a record's line without its newline. Touches no disk.
-    pub fn new(directory: &Path, context: &TaskContext, encode: fn(&T, &mut Vec<u8>)) -> Self {
+    pub(super) fn new(directory: &Path, context: &TaskContext, encode: fn(&T, &mut Vec<u8>)) -> Self {
         Self::of(directory, context.attempt.subtask, context.attempt.attempt, encode)
     }
 
@@ -151,49 +148,8 @@ impl<T> TwoPhaseParts<T> {
         }
     }
 
-    /// Makes the directory, and removes what dead attempts of this subtask left and the checkpoint does not have.
-    ///
-    /// Only attempts below this one are dead for sure: a command to deploy may come late, when a later attempt is writing. The
-    /// first attempt of a job that restores nothing refuses parts that are there.
-    pub fn open(&mut self, restored: &[FileTransaction]) -> Result<(), FileError> {
-        let directory = &self.directory;
-        fs::create_dir_all(directory).map_err(FileError::io("make", directory))?;
-        for entry in fs::read_dir(directory).map_err(FileError::io("list", directory))? {
-            let entry = entry.map_err(FileError::io("list", directory))?;
-            let name = entry.file_name();
-            let path = entry.path();
-            match name.to_str().and_then(PartName::parse) {
-                Some(PartName::Finished { subtask })
-                    if subtask == self.subtask && self.attempt == 0 && restored.is_empty() =>
-                {
-                    return Err(FileError::Exists { path });
-                }
-                Some(PartName::Hidden { subtask, attempt }) if subtask == self.subtask && attempt < self.attempt => {
-                    let kept = restored.iter().flat_map(|transaction| &transaction.part);
-                    if !kept.map(PendingPart::hidden_name).any(|kept| name == *kept) {
-                        fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     fn in_progress(&self) -> PathBuf {
         self.directory.join(format!(".part-{}-{}.inprogress", self.subtask, self.attempt))
-    }
-
-    /// Appends the batch to the part being written, and writes it out to the system.
-    pub fn write(&mut self, batch: &mut Vec<T>) -> Result<(), FileError> {
-        for record in batch.drain(..) {
-            (self.encode)(&record, &mut self.lines);
-            self.lines.push(b'\n');
-            if self.lines.len() >= BUFFER_BYTES {
-                self.write_out()?;
-            }
-        }
-        self.write_out()
     }
 
     fn write_out(&mut self) -> Result<(), FileError> {
@@ -210,13 +166,62 @@ impl<T> TwoPhaseParts<T> {
         Ok(())
     }
 
-    /// Ends the part being written, for the checkpoint of this number; 0 is the end of a stream without checkpoints. Nothing is to be done only when nothing was written and every commit is durable.
-    pub fn prepare(&mut self, checkpoint: u64) -> Result<Option<(FileTransaction, Durable)>, FileError> {
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
+        fs::rename(from, to).map_err(FileError::io("rename", from))
+    }
+}
+
+impl<T> TwoPhaseSink<T> for TwoPhaseParts<T> {
+    type Transaction = FileTransaction;
+
+    /// Makes the directory, and removes what dead attempts of this subtask left and the checkpoint does not have.
+    ///
+    /// Only attempts below this one are dead for sure: a command to deploy may come late, when a later attempt is writing. The
+    /// first attempt of a job that restores nothing refuses parts that are there.
+    fn open(&mut self, restored: &[FileTransaction]) -> Result<(), UserError> {
+        let directory = &self.directory;
+        fs::create_dir_all(directory).map_err(FileError::io("make", directory))?;
+        for entry in fs::read_dir(directory).map_err(FileError::io("list", directory))? {
+            let entry = entry.map_err(FileError::io("list", directory))?;
+            let name = entry.file_name();
+            let path = entry.path();
+            match name.to_str().and_then(PartName::parse) {
+                Some(PartName::Finished { subtask })
+                    if subtask == self.subtask && self.attempt == 0 && restored.is_empty() =>
+                {
+                    return Err(FileError::Exists { path }.into());
+                }
+                Some(PartName::Hidden { subtask, attempt }) if subtask == self.subtask && attempt < self.attempt => {
+                    let kept = restored.iter().flat_map(|transaction| &transaction.part);
+                    if !kept.map(PendingPart::hidden_name).any(|kept| name == *kept) {
+                        fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the batch to the part being written, and writes it out to the system.
+    fn write(&mut self, batch: &mut Vec<T>) -> Result<(), UserError> {
+        for record in batch.drain(..) {
+            (self.encode)(&record, &mut self.lines);
+            self.lines.push(b'\n');
+            if self.lines.len() >= BUFFER_BYTES {
+                self.write_out()?;
+            }
+        }
+        Ok(self.write_out()?)
+    }
+
+    /// Ends the part being written. Nothing is to be done only when nothing was written and every commit is durable.
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Option<Prepared<FileTransaction>>, UserError> {
         let part = match self.open.take() {
             None if self.unsynced.left().commits == self.commits => return Ok(None),
             None => None,
             Some(file) => {
-                let part = PendingPart { subtask: self.subtask, attempt: self.attempt, checkpoint };
+                let part = PendingPart { subtask: self.subtask, attempt: self.attempt, checkpoint: checkpoint.0 };
                 self.rename(&self.in_progress(), &self.directory.join(part.hidden_name()))?;
                 self.unsynced.left().parts.push(file);
                 Some(part)
@@ -224,11 +229,11 @@ impl<T> TwoPhaseParts<T> {
         };
         let (directory, commits, unsynced) = (self.directory.clone(), self.commits, self.unsynced.clone());
         let durable = move || unsynced.sync(&directory, commits).map_err(io::Error::other);
-        Ok(Some((FileTransaction { part }, Box::new(durable))))
+        Ok(Some(Prepared { transaction: FileTransaction { part }, durable: Box::new(durable) }))
     }
 
     /// Finishes a part; one that is finished already is fine.
-    pub fn commit(&mut self, transaction: &FileTransaction) -> Result<(), FileError> {
+    fn commit(&mut self, transaction: &FileTransaction) -> Result<(), UserError> {
         let Some(part) = &transaction.part else { return Ok(()) };
         let (pending, finished) = (self.directory.join(part.hidden_name()), self.directory.join(part.name()));
         let is_there = finished.try_exists().map_err(FileError::io("look for", &finished))?;
@@ -236,19 +241,17 @@ impl<T> TwoPhaseParts<T> {
             false if is_there => {}
             false => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "it is neither pending nor finished");
-                return Err(FileError::Io { action: "finish", path: finished, source });
+                return Err(FileError::Io { action: "finish", path: finished, source }.into());
             }
             // What is written at the end of a stream belongs to no checkpoint; an attempt that starts over writes it again.
-            true if is_there && part.checkpoint != END => return Err(FileError::Exists { path: finished }),
+            true if is_there && part.checkpoint != END.0 => {
+                return Err(FileError::Exists { path: finished }.into());
+            }
             true => self.rename(&pending, &finished)?,
         }
         // Counted also when it was done before: that may have been a moment ago, by an attempt that died before it synced.
         self.commits += 1;
         Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
-        fs::rename(from, to).map_err(FileError::io("rename", from))
     }
 }
 
@@ -321,9 +324,9 @@ mod tests {
     }
 
     fn prepare(sink: &mut Sink, checkpoint: u64) -> FileTransaction {
-        let (transaction, durable) = sink.prepare(checkpoint).unwrap().unwrap();
-        durable().unwrap();
-        transaction
+        let prepared = sink.prepare(CheckpointId(checkpoint)).unwrap().unwrap();
+        (prepared.durable)().unwrap();
+        prepared.transaction
     }
 
     const NONE: [&str; 0] = [];
@@ -348,7 +351,7 @@ mod tests {
                 "after the rename to pending, before the sync: checkpoint 1 is not complete",
                 |sink| {
                     sink.write(&mut vec![1, 2]).unwrap();
-                    let _ = sink.prepare(1).unwrap().unwrap();
+                    let _ = sink.prepare(CheckpointId(1)).unwrap().unwrap();
                     sink.write(&mut vec![3]).unwrap();
                     vec![]
                 },
@@ -382,7 +385,7 @@ mod tests {
                 |sink| {
                     sink.write(&mut vec![1, 2]).unwrap();
                     // Aborted: what makes it durable is dropped.
-                    let (first, _) = sink.prepare(1).unwrap().unwrap();
+                    let first = sink.prepare(CheckpointId(1)).unwrap().unwrap().transaction;
                     sink.write(&mut vec![3]).unwrap();
                     vec![first, prepare(sink, 2)]
                 },
@@ -429,7 +432,7 @@ mod tests {
         parts.attempt(5, 0).commit(&transaction).unwrap();
         fs::remove_file(parts.directory.path().join("out/part-0-0000000003")).unwrap();
         let error = sink.commit(&transaction).unwrap_err();
-        assert!(matches!(error, FileError::Io { action: "finish", .. }), "{error}");
+        assert!(matches!(error.downcast_ref(), Some(FileError::Io { action: "finish", .. })), "{error}");
     }
 
     /// A command to deploy that comes late must not cost the attempt that runs its files; nor are other subtasks' files touched.
@@ -457,15 +460,15 @@ mod tests {
     fn a_commit_is_synced_with_the_next_checkpoint_also_when_nothing_was_written() {
         let parts = Parts::new();
         let mut sink = parts.open(0, &[]);
-        assert!(sink.prepare(1).unwrap().is_none(), "nothing was ever written");
+        assert!(sink.prepare(CheckpointId(1)).unwrap().is_none(), "nothing was ever written");
         sink.write(&mut vec![1]).unwrap();
         let first = prepare(&mut sink, 2);
         sink.commit(&first).unwrap();
         // Aborted before its sync: the one after it owes the same.
-        assert!(sink.prepare(3).unwrap().is_some());
+        assert!(sink.prepare(CheckpointId(3)).unwrap().is_some());
         let nothing = prepare(&mut sink, 4);
         sink.commit(&nothing).unwrap();
-        assert!(sink.prepare(5).unwrap().is_none());
+        assert!(sink.prepare(CheckpointId(5)).unwrap().is_none());
         assert_eq!(parts.files(), ["part-0-0000000002: 1"]);
     }
 
@@ -474,13 +477,13 @@ mod tests {
         let parts = Parts::new();
         let mut sink = parts.open(0, &[]);
         sink.write(&mut vec![1]).unwrap();
-        let (_, first) = sink.prepare(1).unwrap().unwrap();
+        let first = sink.prepare(CheckpointId(1)).unwrap().unwrap().durable;
         let (out, away) = (parts.directory.path().join("out"), parts.directory.path().join("away"));
         fs::rename(&out, &away).unwrap();
         first().unwrap_err();
         fs::rename(&away, &out).unwrap();
         sink.write(&mut vec![2]).unwrap();
-        let (_, second) = sink.prepare(2).unwrap().unwrap();
+        let second = sink.prepare(CheckpointId(2)).unwrap().unwrap().durable;
         second().unwrap_err();
     }
 
@@ -491,7 +494,8 @@ mod tests {
         sink.write(&mut vec![1]).unwrap();
         let transaction = prepare(&mut sink, 1);
         sink.commit(&transaction).unwrap();
-        assert!(matches!(parts.attempt(0, 0).open(&[]), Err(FileError::Exists { .. })));
+        let error = parts.attempt(0, 0).open(&[]).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(FileError::Exists { .. })), "{error}");
         // Restored from a savepoint, or restarted, it is the same job.
         parts.attempt(0, 0).open(&[transaction]).unwrap();
         parts.attempt(0, 1).open(&[]).unwrap();
@@ -504,7 +508,7 @@ mod tests {
         for attempt in 0..2 {
             let mut sink = parts.open(attempt, &[]);
             sink.write(&mut vec![u64::from(attempt)]).unwrap();
-            let all = prepare(&mut sink, END);
+            let all = prepare(&mut sink, END.0);
             sink.commit(&all).unwrap();
             assert_eq!(parts.files(), [format!("part-0-0000000000: {attempt}")]);
         }
