@@ -204,7 +204,7 @@ mod tests {
             2,
             &[
                 (Barrier(0, 1), Block(0)),
-                (Barrier(1, 2), GivenUp(1)),
+                (Barrier(1, 2), GivenUp(CheckpointId(1))),
                 // Told again.
                 (Barrier(1, 2), Block(1)),
                 (Barrier(1, 1), Nothing),
@@ -222,7 +222,7 @@ mod tests {
             2,
             &[
                 (Barrier(0, 1), Block(0)),
-                (Abort(1), GivenUp(1)),
+                (Abort(1), GivenUp(CheckpointId(1))),
                 (Barrier(1, 1), Nothing),
                 (Abort(1), Nothing),
                 (Barrier(1, 2), Block(1)),

@@ -18,16 +18,17 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Counters, Network, Room};
+use perennial_exchange::{Barrier, Counters, Network, Room};
 use perennial_rpc::executor::{ExecutorAction, ExecutorSpec, FromExecutor, Hello, ToExecutor, write_from_executor};
 use perennial_rpc::taskmanager::{CommandError, Deploy, TaskDeployment};
 use perennial_types::config::{SetError, options};
-use perennial_types::{ARTIFACT_PROTOCOL, ExecutionAttemptId, ExecutionState, Fence, SlotIndex};
+use perennial_types::{ARTIFACT_PROTOCOL, CheckpointId, ExecutionAttemptId, ExecutionState, Fence, SlotIndex};
 
 use self::checkpoints::Checkpoints;
 use self::executions::{Executions, placement_of};
 use self::output::RollingOutput;
 use crate::builder::TaskBuilder;
+use crate::mailbox::TaskCommand;
 use crate::operator::chain;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
@@ -387,6 +388,40 @@ impl Executor<'_> {
         }
         if let Some(report) = self.executions.report(attempt) {
             self.tell(&FromExecutor::Execution(report));
+        }
+    }
+
+    /// Has those of `roots` that run here make their barriers. A second time changes nothing.
+    fn trigger(&mut self, barrier: Barrier, directory: &str, roots: &[ExecutionAttemptId]) {
+        for (taken, directory) in self.checkpoints.triggered(barrier.checkpoint, directory) {
+            self.upload(taken, directory);
+        }
+        if !self.checkpoints.is_over(barrier.checkpoint) {
+            self.post(TaskCommand::Trigger(barrier), |attempt| roots.contains(&attempt));
+        }
+    }
+
+    /// A checkpoint is complete, and others are given up.
+    fn notify(&mut self, completed: CheckpointId, aborted: &[CheckpointId]) {
+        for checkpoint in aborted.iter().copied() {
+            if !self.checkpoints.is_over(checkpoint) {
+                self.checkpoints.aborted(checkpoint);
+                self.post(TaskCommand::Aborted(checkpoint), |_| true);
+            }
+        }
+        if !self.checkpoints.is_over(completed) {
+            self.checkpoints.completed(completed);
+            self.post(TaskCommand::Completed(completed), |_| true);
+        }
+    }
+
+    /// Tells tasks that have not ended.
+    fn post(&self, command: TaskCommand, wanted: impl Fn(ExecutionAttemptId) -> bool) {
+        for (_, execution) in self.executions.alive().filter(|(attempt, _)| wanted(*attempt)) {
+            execution.mailbox.post(command);
+            if let Some(slot) = self.slots.get(&execution.slot) {
+                slot.signal().wake();
+            }
         }
     }
 

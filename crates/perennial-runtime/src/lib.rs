@@ -22,6 +22,8 @@ mod settings;
 mod slot;
 mod snapshot;
 mod task;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod wiring;
 

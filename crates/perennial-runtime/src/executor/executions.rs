@@ -68,6 +68,12 @@ impl Executions {
         self.all.keys().copied()
     }
 
+    /// Those that have not ended.
+    pub(super) fn alive(&self) -> impl Iterator<Item = (ExecutionAttemptId, &Execution)> {
+        let alive = self.all.iter().filter(|(_, execution)| !execution.state.is_terminal());
+        alive.map(|(attempt, execution)| (*attempt, execution))
+    }
+
     pub(super) fn all_ended(&self) -> bool {
         self.all.values().all(|execution| execution.state.is_terminal())
     }
@@ -86,8 +92,7 @@ impl Executions {
 
     /// Counters of what has not ended.
     pub(super) fn progress(&self) -> impl Iterator<Item = TaskProgress> {
-        let alive = self.all.iter().filter(|(_, execution)| !execution.state.is_terminal());
-        alive.map(|(attempt, execution)| self.progress_of(*attempt, &execution.counters))
+        self.alive().map(|(attempt, execution)| self.progress_of(attempt, &execution.counters))
     }
 
     fn progress_of(&self, attempt: ExecutionAttemptId, counters: &Counters) -> TaskProgress {

@@ -1,0 +1,361 @@
+//! Checkpoints of a whole job in this process: taken while it runs, and gone on from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use perennial_exchange::{Barrier, Counters, Guarantee, Room};
+use perennial_types::config::Configuration;
+use perennial_types::{
+    CheckpointId, DEFAULT_SLOT_SHARING_GROUP, ExecutionAttemptId, ExecutionState, JobEdge, JobGraph, JobId, JobVertex,
+    MaxParallelism, OperatorId, OperatorRestore, Record, ShipStrategy, SnapshotKind, TaskRestore, TaskSnapshot,
+    VertexId,
+};
+
+use crate::mailbox::{Mailbox, TaskCommand};
+use crate::operators::{Prepared, TwoPhaseOperator, TwoPhaseSink};
+use crate::settings::TaskSettings;
+use crate::slot::{NewTask, Slot, TaskEvent};
+use crate::upload::{Cut, Taken, upload};
+use crate::wiring::{Place, Placement, Wiring};
+use crate::{
+    ByOwned, ChainEvent, ExecutableJob, HashBy, Head, InputHead, KeyedFold, Output, Route, SnapshotWriter, SourceHead,
+    SourceReader, SourceStatus, StateContext, TaskBuilder, TaskContext, TaskError, UserError, VertexFactory,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PARALLELISM: u32 = 2;
+const KEYS: u64 = 1000;
+
+/// Numbers from 0 to an end; where it is, is its position.
+struct Numbers {
+    next: u64,
+    end: u64,
+}
+
+impl SourceReader<u64> for Numbers {
+    fn poll(&mut self, out: &mut Vec<u64>, max: usize) -> Result<SourceStatus, UserError> {
+        let until = self.end.min(self.next + max as u64);
+        out.extend(self.next..until);
+        self.next = until;
+        Ok(if self.next == self.end { SourceStatus::Finished } else { SourceStatus::More })
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Vec<u8>>, UserError> {
+        Ok(vec![self.next.to_le_bytes().to_vec()])
+    }
+
+    fn restore(&mut self, splits: Vec<Vec<u8>>) -> Result<(), UserError> {
+        self.next = u64::decode(&mut splits[0].as_slice())?;
+        Ok(())
+    }
+}
+
+/// Notes the count of each key, and that none is left out or comes twice.
+struct Counts(Arc<Mutex<HashMap<u64, u64>>>);
+
+impl Output<(u64, u64)> for Counts {
+    fn push(&mut self, batch: &mut Vec<(u64, u64)>) -> Result<(), TaskError> {
+        let mut counts = self.0.lock().unwrap();
+        for (key, count) in batch.drain(..) {
+            if let Some(before) = counts.insert(key, count) {
+                assert_eq!(count, before + 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), TaskError> {
+        Ok(())
+    }
+}
+
+struct Factory<F>(F);
+
+impl<F> VertexFactory for Factory<F>
+where
+    F: Fn(&mut TaskBuilder) -> Result<Box<dyn Head>, TaskError> + Send + Sync,
+{
+    fn build(&self, builder: &mut TaskBuilder) -> Result<Box<dyn Head>, TaskError> {
+        (self.0)(builder)
+    }
+}
+
+/// Sources of the numbers below `end`, and a running count by key.
+fn job(end: u64, counts: &Arc<Mutex<HashMap<u64, u64>>>) -> ExecutableJob {
+    let source = Factory(move |builder: &mut TaskBuilder| {
+        let of = builder.state_of(OperatorId::of_uid("numbers"), "numbers", "numbers")?;
+        let out = builder.exchange::<u64>(0, Route::Hash(Box::new(HashBy(ByOwned::new(|n: &u64| n % KEYS)))))?;
+        Ok(Box::new(SourceHead::new(of, Numbers { next: 0, end }, out)?) as Box<dyn Head>)
+    });
+    let counts = Arc::clone(counts);
+    let consumer = Factory(move |builder: &mut TaskBuilder| {
+        let of = builder.state_of(OperatorId::of_uid("count"), "count", "count")?;
+        let functions = (|_: &u64| 1u64, |count: &mut u64, _| *count += 1, |key: &u64, count: &u64| (*key, *count));
+        let end = Box::new(Counts(Arc::clone(&counts)));
+        let count = KeyedFold::new(of, ByOwned::new(|n: &u64| n % KEYS), functions, end)?;
+        Ok(Box::new(InputHead::new(Box::new(count))) as Box<dyn Head>)
+    });
+    let vertex = |number: u8| JobVertex {
+        id: VertexId::from_bytes([number; 16]),
+        name: format!("vertex {number}"),
+        parallelism: PARALLELISM,
+        max_parallelism: MaxParallelism::default_for(PARALLELISM),
+        slot_sharing_group: DEFAULT_SLOT_SHARING_GROUP.to_owned(),
+        operators: Vec::new(),
+    };
+    let graph = JobGraph {
+        name: "test".to_owned(),
+        vertices: vec![vertex(1), vertex(2)],
+        edges: vec![JobEdge { source: 0, target: 1, ship: ShipStrategy::Hash }],
+        structural_hash: 0,
+        config: BTreeMap::new(),
+    };
+    ExecutableJob { graph: Arc::new(graph), vertices: vec![Arc::new(source), Arc::new(consumer)] }
+}
+
+enum Heard {
+    Task(TaskEvent),
+    Cut(Cut),
+}
+
+impl From<TaskEvent> for Heard {
+    fn from(event: TaskEvent) -> Self {
+        Self::Task(event)
+    }
+}
+
+impl From<Cut> for Heard {
+    fn from(cut: Cut) -> Self {
+        Self::Cut(cut)
+    }
+}
+
+/// A job that runs on a slot per subtask.
+struct Running {
+    slots: Vec<Slot>,
+    mailboxes: BTreeMap<ExecutionAttemptId, Arc<Mailbox>>,
+    cancelled: Arc<AtomicBool>,
+    heard: Receiver<Heard>,
+}
+
+fn start(job: &ExecutableJob, restore: &BTreeMap<ExecutionAttemptId, TaskRestore>) -> Running {
+    let settings = TaskSettings::new(&Configuration::new());
+    let wiring = Wiring::new(Arc::clone(&job.graph), settings.writer, None);
+    let attempt = |vertex: &JobVertex, subtask| ExecutionAttemptId { vertex: vertex.id, subtask, attempt: 0 };
+    let place = |vertex: &JobVertex, subtask| Place { attempt: attempt(vertex, subtask), executor: 0 };
+    let places = job.graph.vertices.iter().map(|vertex| (0..PARALLELISM).map(|n| place(vertex, n)).collect());
+    let placement = Placement { places: places.collect(), executors: Vec::new(), here: 0 };
+    let (events, heard) = channel();
+    let slots: Vec<Slot> = (0..PARALLELISM)
+        .map(|slot| Slot::start(&format!("slot-{slot}"), settings.buffer_timeout, events.clone()).unwrap())
+        .collect();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    let mut mailboxes = BTreeMap::new();
+    for (index, (vertex, factory)) in job.graph.vertices.iter().zip(&job.vertices).enumerate() {
+        for (subtask, slot) in (0..).zip(&slots) {
+            let attempt = attempt(vertex, subtask);
+            let room = Arc::new(Room::new(Arc::clone(slot.signal())));
+            let input = wiring.input(index, attempt, &placement);
+            input.attach(slot.signal());
+            let outputs = wiring.outputs(index, attempt, &placement, &room).unwrap();
+            let context = TaskContext {
+                job: JobId::from_bytes([7; 16]),
+                vertex_name: vertex.name.clone(),
+                attempt,
+                parallelism: PARALLELISM,
+                max_parallelism: vertex.max_parallelism,
+                config: Arc::default(),
+            };
+            let restore = restore.get(&attempt).cloned().map(Arc::new);
+            let builder = TaskBuilder::new(context, outputs, settings.writer, Arc::default(), restore);
+            let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::clone(&cancelled), Arc::default());
+            mailboxes.insert(attempt, Arc::clone(&mailbox));
+            tasks.push((slot, NewTask { attempt, builder, factory, input, room, cancelled, mailbox }));
+        }
+    }
+    tasks.into_iter().for_each(|(slot, task)| slot.run(task));
+    Running { slots, mailboxes, cancelled, heard }
+}
+
+impl Running {
+    /// Triggers a checkpoint at the sources and waits for the snapshots of all tasks.
+    fn checkpoint(&self, checkpoint: u64) -> Vec<Taken> {
+        let (kind, guarantee) = (SnapshotKind::Checkpoint, Guarantee::ExactlyOnce);
+        let barrier = Barrier { checkpoint: CheckpointId(checkpoint), kind, guarantee, triggered_ms: 0 };
+        self.mailboxes.values().for_each(|mailbox| mailbox.post(TaskCommand::Trigger(barrier)));
+        self.slots.iter().for_each(|slot| slot.signal().wake());
+        let mut taken = Vec::new();
+        while taken.len() < self.mailboxes.len() {
+            match self.heard.recv_timeout(PATIENCE).expect("every task takes a snapshot") {
+                Heard::Cut(Cut::Taken(one)) => {
+                    assert_eq!(one.writer.checkpoint(), barrier.checkpoint);
+                    taken.push(*one);
+                }
+                Heard::Cut(Cut::GivenUp(attempt, id)) => panic!("{attempt} gave up {id}"),
+                Heard::Task(event) => assert!(event.error.is_none(), "{:?}", event.error),
+            }
+        }
+        taken
+    }
+
+    /// Waits for the end of all tasks.
+    fn end(self, expect: ExecutionState) {
+        let mut left = self.mailboxes.len();
+        while left > 0 {
+            if let Heard::Task(event) = self.heard.recv_timeout(PATIENCE).expect("every task ends") {
+                assert!(event.error.is_none(), "{:?}", event.error);
+                if event.state.is_terminal() {
+                    assert_eq!(event.state, expect);
+                    left -= 1;
+                }
+            }
+        }
+        self.slots.into_iter().for_each(Slot::join);
+    }
+
+    fn cancel(self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.slots.iter().for_each(|slot| slot.signal().wake());
+        self.end(ExecutionState::Canceled);
+    }
+}
+
+/// What the leader makes of a snapshot for the next attempt of the same subtask.
+fn restore_of(snapshot: &TaskSnapshot, directory: &str) -> TaskRestore {
+    let operators = snapshot.operators.iter().map(|one| OperatorRestore {
+        operator: one.operator,
+        keyed: one.keyed.iter().map(|file| (format!("{directory}/{}", file.name), file.clone())).collect(),
+        list: one.list.clone(),
+    });
+    TaskRestore { checkpoint: CheckpointId(1), operators: operators.collect(), finished: false }
+}
+
+#[test]
+fn a_job_goes_on_from_a_checkpoint_as_if_nothing_had_happened() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let counts = Arc::default();
+    let running = start(&job(u64::MAX, &counts), &BTreeMap::new());
+    running.checkpoint(1);
+    let taken = running.checkpoint(2);
+    // It goes on, also while a snapshot is being written.
+    running.checkpoint(3);
+    let mut restore = BTreeMap::new();
+    let mut furthest = 0;
+    for one in taken {
+        let attempt = one.of.attempt;
+        let snapshot = upload(one, directory).unwrap();
+        assert_eq!(snapshot.operators.len(), 1);
+        for position in snapshot.operators.iter().flat_map(|one| &one.list) {
+            furthest = furthest.max(u64::decode(&mut position.as_slice()).unwrap());
+        }
+        restore.insert(attempt, restore_of(&snapshot, directory));
+    }
+    running.cancel();
+    assert!(furthest > 0, "the checkpoint was taken in the middle");
+    let rounds = furthest / KEYS + 100;
+    let counts = Arc::default();
+    start(&job(rounds * KEYS, &counts), &restore).end(ExecutionState::Finished);
+    let counts = counts.lock().unwrap();
+    assert_eq!(counts.len() as u64, KEYS);
+    assert!(counts.values().all(|count| *count == rounds * u64::from(PARALLELISM)), "nothing twice, nothing lost");
+}
+
+#[test]
+fn a_state_file_that_is_gone_fails_the_task() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let counts = Arc::default();
+    let running = start(&job(u64::MAX, &counts), &BTreeMap::new());
+    let taken = running.checkpoint(1);
+    running.cancel();
+    let of_consumer = taken.into_iter().find(|one| one.of.attempt.vertex == VertexId::from_bytes([2; 16])).unwrap();
+    let attempt = of_consumer.of.attempt;
+    let restore = restore_of(&upload(of_consumer, directory).unwrap(), "/nowhere");
+    let running = start(&job(u64::MAX, &counts), &BTreeMap::from([(attempt, restore)]));
+    let error = loop {
+        if let Heard::Task(TaskEvent { error: Some(error), .. }) = running.heard.recv_timeout(PATIENCE).unwrap() {
+            break error;
+        }
+    };
+    assert!(matches!(&error, TaskError::Restore { operator, .. } if operator == "count"), "{error}");
+    running.cancelled.store(true, Ordering::Relaxed);
+}
+
+/// A sink whose transactions are numbers of records.
+#[derive(Default)]
+struct Transactions {
+    open: u64,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl TwoPhaseSink<u64> for Transactions {
+    type Transaction = (u64, u64);
+
+    fn open(&mut self, restored: &[(u64, u64)]) -> Result<(), UserError> {
+        self.log.lock().unwrap().push(format!("open {restored:?}"));
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &mut Vec<u64>) -> Result<(), UserError> {
+        self.open += batch.len() as u64;
+        Ok(())
+    }
+
+    fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Option<Prepared<(u64, u64)>>, UserError> {
+        let count = std::mem::take(&mut self.open);
+        let transaction = (checkpoint.0, count);
+        Ok((count > 0).then(|| Prepared { transaction, durable: Box::new(|| Ok(())) }))
+    }
+
+    fn commit(&mut self, (checkpoint, count): &(u64, u64)) -> Result<(), UserError> {
+        self.log.lock().unwrap().push(format!("commit {count} of {checkpoint}"));
+        Ok(())
+    }
+}
+
+fn snapshot(sink: &mut dyn Output<u64>, checkpoint: u64) -> Vec<Vec<u8>> {
+    let mut writer = SnapshotWriter::new(CheckpointId(checkpoint), SnapshotKind::Checkpoint);
+    sink.control(&mut ChainEvent::Snapshot(&mut writer)).unwrap();
+    writer.parts.into_values().next().unwrap().list
+}
+
+#[test]
+fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
+    let log = Arc::<Mutex<Vec<String>>>::default();
+    let said = || std::mem::take(&mut *log.lock().unwrap());
+    let sink = || Transactions { open: 0, log: Arc::clone(&log) };
+    let fresh = || StateContext::fresh(OperatorId::of_uid("sink"), "sink");
+    let mut operator = TwoPhaseOperator::new(fresh(), sink(), Arc::<Counters>::default()).unwrap();
+    operator.push(&mut vec![1, 2]).unwrap();
+    assert_eq!(snapshot(&mut operator, 1).len(), 1);
+    operator.push(&mut vec![3]).unwrap();
+    operator.control(&mut ChainEvent::Aborted(CheckpointId(1))).unwrap();
+    assert_eq!(snapshot(&mut operator, 2).len(), 2, "what was aborted goes with the next");
+    assert_eq!(snapshot(&mut operator, 3).len(), 2, "nothing new");
+    assert_eq!(said(), ["open []"]);
+    operator.control(&mut ChainEvent::Completed(CheckpointId(2))).unwrap();
+    operator.control(&mut ChainEvent::Completed(CheckpointId(2))).unwrap();
+    assert_eq!(said(), ["commit 2 of 1", "commit 1 of 2"]);
+    assert!(snapshot(&mut operator, 4).is_empty());
+    operator.push(&mut vec![4, 5, 6]).unwrap();
+    let list = snapshot(&mut operator, 5);
+    operator.push(&mut vec![7]).unwrap();
+    operator.finish().unwrap();
+    assert_eq!(said(), ["commit 3 of 5", "commit 1 of 0"]);
+
+    let restore = OperatorRestore { operator: OperatorId::of_uid("sink"), keyed: Vec::new(), list };
+    let groups = perennial_types::KeyGroupRange { first: 0, last: 127 };
+    let state = crate::snapshot::OperatorState::open(&restore, groups).unwrap();
+    let of = StateContext { restored: crate::Restored::From(state), ..fresh() };
+    TwoPhaseOperator::new(of, sink(), Arc::<Counters>::default()).unwrap();
+    assert_eq!(said(), ["open [(5, 3)]", "commit 3 of 5"], "a restored checkpoint was complete");
+}
