@@ -30,6 +30,7 @@
 //! A task that has finished is not looked for and not started again, unless a task of its region fails: what it wrote to
 //! that one is lost with it, and nobody else can say it again.
 
+mod checkpoints;
 mod deploy;
 mod end;
 mod host;
@@ -51,6 +52,7 @@ use std::time::Duration;
 
 use perennial_types::{ExecutionAttemptId, ExecutionState, JobGraph, JobStatus, TaskManagerId};
 
+use crate::checkpoint::{self, CheckpointRecord, Coordinator};
 use crate::execution_graph::{Assignment, ExecutionGraph, Recovered, Transition};
 use crate::region::Task;
 use crate::restart_strategy::RestartStrategy;
@@ -91,6 +93,8 @@ pub struct Record {
     pub restarted_ms: Option<u64>,
     /// How often it was restarted.
     pub restarts: u32,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointRecord,
     /// Index of the newest entry about the job: the intent behind every command until a newer one is committed.
     pub index: u64,
 }
@@ -147,6 +151,7 @@ pub struct Job {
     phase: Phase,
     patience: Patience,
     strategy: RestartStrategy,
+    checkpoints: Coordinator,
     /// The slots it needs, each with the one it holds.
     slots: Vec<SharedSlot>,
     held: Vec<Option<Assignment>>,
@@ -181,7 +186,14 @@ pub struct Job {
 
 impl Job {
     /// A job just submitted; `index` is that of the entry that submitted it.
-    pub fn new(graph: JobGraph, patience: Patience, strategy: RestartStrategy, index: u64) -> Self {
+    pub fn new(
+        graph: JobGraph,
+        patience: Patience,
+        strategy: RestartStrategy,
+        checkpoints: checkpoint::Settings,
+        index: u64,
+    ) -> Self {
+        let checkpoints = Coordinator::new(checkpoints, CheckpointRecord::default());
         let slots = sharing(&graph);
         Self {
             executions: ExecutionGraph::new(&graph),
@@ -190,6 +202,7 @@ impl Job {
             phase: Phase::Fresh,
             patience,
             strategy,
+            checkpoints,
             held: vec![None; slots.len()],
             slots,
             wanted: 0,
@@ -211,8 +224,15 @@ impl Job {
     }
 
     /// A job that another leader ran.
-    pub fn recover(graph: JobGraph, patience: Patience, strategy: RestartStrategy, record: Record) -> Self {
-        let mut this = Self::new(graph, patience, strategy, record.index);
+    pub fn recover(
+        graph: JobGraph,
+        patience: Patience,
+        strategy: RestartStrategy,
+        checkpoints: checkpoint::Settings,
+        record: Record,
+    ) -> Self {
+        let mut this = Self::new(graph, patience, strategy, checkpoints, record.index);
+        this.checkpoints = Coordinator::new(checkpoints, record.checkpoints);
         this.logged = record.status;
         this.restarts = record.restarts;
         this.has_run = record.executions.iter().any(|execution| execution.finished)
@@ -248,7 +268,11 @@ impl Job {
         let mut effects = Vec::new();
         let out = &mut effects;
         match event {
-            Event::Start => self.start(now_ms, out),
+            Event::Start => {
+                // First of all: before anything is placed, it is decided what an earlier leader has left.
+                self.coordinate(checkpoint::Event::Started, out);
+                self.start(now_ms, out);
+            }
             Event::SlotsGranted(slots) => self.take_slots(slots, out),
             Event::SlotsMissing(reason) => self.note_shortage(reason),
             Event::Recorded { kind, index } => self.on_recorded(kind, index, out),
@@ -269,11 +293,22 @@ impl Job {
                 let cause = format!("TaskManager {taskmanager} was lost: {reason}");
                 self.lose_taskmanager(&taskmanager, &cause, now_ms, out);
             }
-            Event::TaskManagerHere { taskmanager, executor } => self.compare(&taskmanager, executor, now_ms, out),
+            Event::TaskManagerHere { taskmanager, executor } => {
+                let has_executor = executor.is_some();
+                self.compare(&taskmanager, executor, now_ms, out);
+                if has_executor {
+                    self.repeat_checkpoints(taskmanager, out);
+                }
+            }
+            Event::Snapshot { taskmanager, attempt, checkpoint, result } => {
+                self.on_snapshot(&taskmanager, attempt, checkpoint, result, out);
+            }
+            Event::MetadataWritten { checkpoint, result } => self.on_metadata(checkpoint, result, out),
             Event::CancelRequested { index } => self.cancel(index, now_ms, out),
             Event::TimerFired(Timer::Slots(wait)) => self.on_slots_timeout(wait, now_ms, out),
             Event::TimerFired(Timer::Reconciliation) => self.on_reconciliation_over(now_ms, out),
             Event::TimerFired(Timer::Restart(wait)) => self.on_restart_due(wait),
+            Event::TimerFired(Timer::Checkpoint(timer)) => self.coordinate(checkpoint::Event::TimerFired(timer), out),
         }
         self.settle(now_ms, out);
         self.assert_invariants(&effects);
@@ -361,6 +396,7 @@ impl Job {
                 self.deploy(now_ms, out);
                 self.note_running(out);
                 self.record_finished(out);
+                self.trigger_checkpoint_if_due(now_ms, out);
             }
             Phase::Ending { outcome } if self.executions.all(ExecutionState::is_terminal) => {
                 let outcome = outcome.clone();

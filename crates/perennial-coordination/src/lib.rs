@@ -5,10 +5,12 @@
 //! randomness and no I/O in this crate, so every decision can be tested by a list of events.
 //!
 //! Start with [`job::Job`] (the core of a JobMaster), then [`execution_graph`] (what it knows of its tasks), [`region`] and
-//! [`restart_strategy`] (what restarts together, and when) and [`slot`] (how tasks share slots and jobs share
-//! TaskManagers). Beside them stands [`attendance`]: who should lead when the leader does not hear every TaskManager.
+//! [`restart_strategy`] (what restarts together, and when), [`checkpoint`] (from what) and [`slot`] (how tasks share slots
+//! and jobs share TaskManagers). Beside them stands [`attendance`]: who should lead when the leader does not hear every
+//! TaskManager.
 
 pub mod attendance;
+pub mod checkpoint;
 pub mod execution_graph;
 pub mod job;
 pub mod region;

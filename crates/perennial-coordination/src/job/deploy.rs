@@ -1,10 +1,12 @@
 //! From places to running tasks: executors, deployments, and what becomes of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
+use perennial_types::{CheckpointId, ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::{Command, CommandKind, Effect, Job, Phase, Stage, Step};
+use crate::checkpoint::{self, StoredCheckpoint};
 use crate::execution_graph::Placement;
 use crate::restart_strategy::FailureKind;
 
@@ -13,6 +15,9 @@ type PlacedExecutions = Vec<(ExecutionAttemptId, u32)>;
 
 /// Executors with the addresses of their data ports.
 type Executors = Vec<(TaskManagerId, String)>;
+
+/// Executions that start from one checkpoint.
+type Deployments = (Vec<Placement>, Option<Arc<StoredCheckpoint>>);
 
 impl Job {
     /// Starts the executors that regions wait for, and deploys the regions whose executors are all there.
@@ -50,14 +55,16 @@ impl Job {
     }
 
     fn send_deployments(&mut self, regions: &[usize], now_ms: u64, out: &mut Vec<Effect>) {
-        let mut tasks = BTreeMap::<TaskManagerId, Vec<Placement>>::new();
+        let mut tasks = BTreeMap::<(TaskManagerId, Option<CheckpointId>), Deployments>::new();
         for region in regions {
-            self.regions.deployed(*region);
+            // Only now that its placement is committed, and with it the end of every checkpoint before.
+            let restore = self.regions.deployed(*region, self.checkpoints.completed());
             for task in self.regions.tasks(*region) {
                 let Some((attempt, execution)) = self.executions.at(*task) else { continue };
                 if let (ExecutionState::Scheduled, Some(at)) = (execution.state(), execution.assignment()) {
                     let placement = Placement { attempt, assignment: at.clone() };
-                    tasks.entry(at.taskmanager.clone()).or_default().push(placement);
+                    let key = (at.taskmanager.clone(), restore.as_ref().map(|stored| stored.checkpoint()));
+                    tasks.entry(key).or_insert_with(|| (Vec::new(), restore.clone())).0.push(placement);
                 }
             }
         }
@@ -65,11 +72,12 @@ impl Job {
             return;
         }
         let (placement, executors) = self.whereabouts();
-        for (taskmanager, tasks) in tasks {
+        for ((taskmanager, _), (tasks, restore)) in tasks {
             for task in &tasks {
                 self.transition(task.attempt, ExecutionState::Deploying, None, now_ms);
             }
-            let deploy = Command::Deploy { tasks, placement: placement.clone(), executors: executors.clone() };
+            let (placement, executors) = (placement.clone(), executors.clone());
+            let deploy = Command::Deploy { tasks, placement, executors, restore };
             self.send(&taskmanager, deploy, out);
         }
     }
@@ -134,6 +142,12 @@ impl Job {
                     self.stop_executor(taskmanager, out);
                 }
             }
+            CommandKind::TriggerCheckpoint(checkpoint) => {
+                let reason = format!("TaskManager {taskmanager} did not pass it on: {reason}");
+                self.coordinate(checkpoint::Event::NotTriggered { checkpoint, reason }, out);
+            }
+            // The next one says the same, and more.
+            CommandKind::NotifyCheckpoint => {}
             CommandKind::StopExecutor => self.on_executor_stopped(taskmanager, now_ms, out),
         }
     }

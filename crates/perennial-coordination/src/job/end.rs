@@ -1,5 +1,7 @@
 //! Every way a job comes to its end: finished, cancelled, failed.
 
+use crate::checkpoint;
+
 use super::{Effect, Intent, Job, Outcome, Phase, Stage};
 use perennial_types::{ExecutionAttemptId, TaskManagerId};
 
@@ -24,6 +26,7 @@ impl Job {
 
     fn end(&mut self, outcome: Outcome, now_ms: u64, out: &mut Vec<Effect>) {
         self.phase = Phase::Ending { outcome };
+        self.coordinate(checkpoint::Event::Ending, out);
         self.waiting_for.clear();
         self.waits_for_slots = false;
         self.cancel_all_if_ending(now_ms, out);
@@ -43,6 +46,7 @@ impl Job {
             Outcome::Failed { cause } => Some(cause.clone()),
             Outcome::Finished | Outcome::Canceled => None,
         };
+        self.coordinate(checkpoint::Event::Ending, out);
         self.waiting_for.clear();
         out.push(Effect::Record(Intent::End { status: outcome.status(), failure }));
         self.phase = Phase::Recording { outcome };

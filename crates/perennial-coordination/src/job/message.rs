@@ -1,9 +1,13 @@
 //! What goes into a [`Job`](super::Job) and what comes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use perennial_types::{ExecutionAttemptId, ExecutionState, JobStatus, TaskManagerId};
+use perennial_types::{
+    CheckpointId, ExecutionAttemptId, ExecutionState, JobStatus, TaskManagerId, TaskSnapshot, VertexSnapshot,
+};
 
+use crate::checkpoint::{self, StoredCheckpoint};
 use crate::execution_graph::{Assignment, Counters, Placement};
 
 /// Something that happened.
@@ -65,6 +69,24 @@ pub enum Event {
         attempt: ExecutionAttemptId,
         /// What it has done so far.
         counters: Counters,
+    },
+    /// An execution has written its share of a checkpoint, or says why it cannot.
+    Snapshot {
+        /// Who says so.
+        taskmanager: TaskManagerId,
+        /// Which execution.
+        attempt: ExecutionAttemptId,
+        /// Which checkpoint.
+        checkpoint: CheckpointId,
+        /// What it wrote.
+        result: Result<TaskSnapshot, String>,
+    },
+    /// What came of [`Effect::WriteMetadata`].
+    MetadataWritten {
+        /// Which checkpoint.
+        checkpoint: CheckpointId,
+        /// Where it is, or why it is not.
+        result: Result<Arc<StoredCheckpoint>, String>,
     },
     /// The executor of the job on a TaskManager ended.
     ExecutorLost {
@@ -178,6 +200,15 @@ pub enum Effect {
         /// Where it listens.
         data_address: String,
     },
+    /// Make the metadata of a checkpoint durable; answered by [`Event::MetadataWritten`].
+    WriteMetadata {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// When it was begun, in milliseconds of the Unix epoch.
+        started_ms: u64,
+        /// What it consists of.
+        vertices: Vec<VertexSnapshot>,
+    },
     /// Tell the job after this time.
     SetTimer(Timer, Duration),
     /// The job is over and cleaned up; its JobMaster may go.
@@ -218,6 +249,17 @@ pub enum Intent {
         /// Which.
         attempts: Vec<ExecutionAttemptId>,
     },
+    /// The number of a checkpoint: nobody else will have it.
+    ReserveCheckpoint(CheckpointId),
+    /// A checkpoint counts: from now on it is the one to restore.
+    CompleteCheckpoint(Arc<StoredCheckpoint>),
+    /// A checkpoint will never count.
+    AbortCheckpoint {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Why.
+        reason: String,
+    },
     /// The job's one and only end.
     End {
         /// FINISHED, CANCELED or FAILED.
@@ -238,6 +280,12 @@ pub enum IntentKind {
     Status,
     /// [`Intent::FinishExecutions`].
     FinishExecutions,
+    /// [`Intent::ReserveCheckpoint`].
+    ReserveCheckpoint(CheckpointId),
+    /// [`Intent::CompleteCheckpoint`].
+    CompleteCheckpoint(CheckpointId),
+    /// [`Intent::AbortCheckpoint`].
+    AbortCheckpoint(CheckpointId),
     /// [`Intent::End`].
     End,
 }
@@ -250,6 +298,9 @@ impl Intent {
             Self::Deployment => IntentKind::Deployment,
             Self::Running | Self::Restarting { .. } | Self::Failing { .. } => IntentKind::Status,
             Self::FinishExecutions { .. } => IntentKind::FinishExecutions,
+            Self::ReserveCheckpoint(checkpoint) => IntentKind::ReserveCheckpoint(*checkpoint),
+            Self::CompleteCheckpoint(stored) => IntentKind::CompleteCheckpoint(stored.checkpoint()),
+            Self::AbortCheckpoint { checkpoint, .. } => IntentKind::AbortCheckpoint(*checkpoint),
             Self::End { .. } => IntentKind::End,
         }
     }
@@ -268,11 +319,27 @@ pub enum Command {
         placement: Vec<(ExecutionAttemptId, u32)>,
         /// Every executor of the job with the address of its data port; none for one that has no channel with these.
         executors: Vec<(TaskManagerId, String)>,
+        /// The checkpoint they start from; none before the first is completed.
+        restore: Option<Arc<StoredCheckpoint>>,
     },
     /// Cancel executions.
     Cancel {
         /// Which.
         attempts: Vec<ExecutionAttemptId>,
+    },
+    /// Take a checkpoint: these executions begin, the others follow the barriers.
+    TriggerCheckpoint {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Executions there that no barrier reaches.
+        roots: Vec<ExecutionAttemptId>,
+    },
+    /// What the log says of checkpoints.
+    NotifyCheckpoint {
+        /// The newest that is completed.
+        completed: Option<CheckpointId>,
+        /// The newest that was aborted, if that is newer.
+        aborted: Option<CheckpointId>,
     },
     /// End the executor and forget the job.
     StopExecutor,
@@ -287,6 +354,10 @@ pub enum CommandKind {
     Deploy,
     /// [`Command::Cancel`].
     Cancel,
+    /// [`Command::TriggerCheckpoint`].
+    TriggerCheckpoint(CheckpointId),
+    /// [`Command::NotifyCheckpoint`].
+    NotifyCheckpoint,
     /// [`Command::StopExecutor`].
     StopExecutor,
 }
@@ -298,6 +369,8 @@ impl Command {
             Self::StartExecutor => CommandKind::StartExecutor,
             Self::Deploy { .. } => CommandKind::Deploy,
             Self::Cancel { .. } => CommandKind::Cancel,
+            Self::TriggerCheckpoint { checkpoint, .. } => CommandKind::TriggerCheckpoint(*checkpoint),
+            Self::NotifyCheckpoint { .. } => CommandKind::NotifyCheckpoint,
             Self::StopExecutor => CommandKind::StopExecutor,
         }
     }
@@ -312,4 +385,6 @@ pub enum Timer {
     Reconciliation,
     /// Regions may restart after this wait.
     Restart(u32),
+    /// The next checkpoint, or the end of one.
+    Checkpoint(checkpoint::Timer),
 }

@@ -2,6 +2,8 @@
 
 use perennial_types::JobStatus;
 
+use crate::checkpoint;
+
 use super::{Effect, Intent, IntentKind, Job, Phase};
 
 impl Job {
@@ -29,6 +31,13 @@ impl Job {
             (IntentKind::Placement, _) => self.on_placed(out),
             (IntentKind::Deployment, _) => self.is_told = true,
             (IntentKind::FinishExecutions, _) => self.recording_finished = false,
+            (IntentKind::ReserveCheckpoint(checkpoint), _) => self.on_reserved(checkpoint, out),
+            (IntentKind::CompleteCheckpoint(checkpoint), _) => {
+                self.coordinate(checkpoint::Event::Completed(checkpoint), out);
+            }
+            (IntentKind::AbortCheckpoint(checkpoint), _) => {
+                self.coordinate(checkpoint::Event::Aborted(checkpoint), out);
+            }
             (IntentKind::End, Phase::Recording { outcome }) => {
                 let outcome = outcome.clone();
                 self.stop_executors(outcome, out);
@@ -46,6 +55,13 @@ impl Job {
             // A wish to cancel was committed first, and is on its way here.
             (IntentKind::Deployment, _) => {}
             (IntentKind::FinishExecutions, _) => self.recording_finished = false,
+            (IntentKind::ReserveCheckpoint(checkpoint), _) => {
+                self.coordinate(checkpoint::Event::NotReserved(checkpoint), out);
+            }
+            // Not in flight, so it was aborted, or is about to end with the job.
+            (IntentKind::CompleteCheckpoint(checkpoint) | IntentKind::AbortCheckpoint(checkpoint), _) => {
+                self.coordinate(checkpoint::Event::Aborted(checkpoint), out);
+            }
             // The log has another end of this job, or has forgotten it: either way it is over.
             (IntentKind::End, Phase::Recording { outcome }) => {
                 let outcome = outcome.clone();

@@ -1,9 +1,11 @@
 //! The regions of one job and how far each is.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use perennial_types::JobGraph;
 
+use crate::checkpoint::StoredCheckpoint;
 use crate::region::{Task, pipelined_regions};
 
 /// How far a region is.
@@ -35,6 +37,9 @@ struct Region {
     /// Whether it has failed since it ran, and people see RESTARTING.
     failed: bool,
     finished: bool,
+    /// The checkpoint its current attempts start from, from the first deployment on: a task of it that is deployed again
+    /// starts from the same one.
+    restore: Option<Arc<StoredCheckpoint>>,
 }
 
 /// All regions. Keeps counts, so that the job's status costs the same for one region and for fifty thousand.
@@ -62,7 +67,7 @@ impl Regions {
                     *of = region;
                 }
             }
-            list.push(Region { tasks, step: Step::Unplaced, failed: false, finished: false });
+            list.push(Region { tasks, step: Step::Unplaced, failed: false, finished: false, restore: None });
         }
         let unplaced = (0..list.len()).collect();
         let deploying = BTreeSet::new();
@@ -92,6 +97,9 @@ impl Regions {
         self.running += usize::from(step == Step::Running);
         self.reconciling -= usize::from(old == Step::Reconciling);
         self.reconciling += usize::from(step == Step::Reconciling);
+        if step == Step::Unplaced {
+            at.restore = None;
+        }
         if step == Step::Running && std::mem::replace(&mut at.failed, false) {
             self.failed -= 1;
         }
@@ -121,9 +129,17 @@ impl Regions {
         }
     }
 
-    /// Everything of a region is deployed.
-    pub(super) fn deployed(&mut self, region: usize) {
+    /// Everything of a region is deployed, from this checkpoint, or the one of the deployment before of the same attempts;
+    /// which it is is returned.
+    pub(super) fn deployed(
+        &mut self,
+        region: usize,
+        newest: Option<&Arc<StoredCheckpoint>>,
+    ) -> Option<Arc<StoredCheckpoint>> {
         self.deploying.remove(&region);
+        let at = self.list.get_mut(region)?;
+        at.restore = at.restore.take().or_else(|| newest.cloned());
+        at.restore.clone()
     }
 
     /// Something of a region has to be deployed again.

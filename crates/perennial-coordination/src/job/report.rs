@@ -3,6 +3,7 @@
 use perennial_types::{ExecutionState, TaskManagerId};
 
 use super::{Command, Effect, ExecutionUpdate, Job, JobStatus, Phase, Step};
+use crate::checkpoint;
 use crate::restart_strategy::FailureKind;
 
 impl Job {
@@ -48,7 +49,10 @@ impl Job {
         let step = self.regions.step(region);
         match (state, step) {
             (ExecutionState::Finished, Step::Restarting { .. }) => {}
-            (ExecutionState::Finished, _) => self.unrecorded.push(attempt),
+            (ExecutionState::Finished, _) => {
+                self.unrecorded.push(attempt);
+                self.coordinate(checkpoint::Event::TaskFinished(attempt), out);
+            }
             (ExecutionState::Failed, _) => {
                 let at = self.executions.get(attempt).and_then(|execution| execution.assignment());
                 let at = at.map_or_else(String::new, |at| format!(" on TaskManager {}", at.taskmanager));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use perennial_types::{ExecutionAttemptId, ExecutionState, JobStatus, TaskManagerId};
 
 use super::{Command, Effect, Intent, Job, Outcome, Phase, Stage, Step, Timer};
+use crate::checkpoint;
 use crate::restart_strategy::{Decision, FailureKind};
 
 impl Job {
@@ -79,6 +80,7 @@ impl Job {
     }
 
     fn restart(&mut self, regions: &[usize], cause: &str, after: Duration, now_ms: u64, out: &mut Vec<Effect>) {
+        self.coordinate(checkpoint::Event::TasksLost, out);
         if self.is_told && self.logged != JobStatus::Restarting {
             self.logged = JobStatus::Restarting;
             self.restarts = self.restarts.saturating_add(1);

@@ -1,5 +1,6 @@
 //! Tables of events by subject, then any events in any order, then a small world with faults.
 
+mod checkpoints;
 mod fixture;
 mod laws;
 mod life;

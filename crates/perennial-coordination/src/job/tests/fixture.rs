@@ -1,12 +1,14 @@
 //! A job and the events that came to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_types::{
-    AllocationId, ExecutionAttemptId, ExecutionState, JobEdge, JobStatus, ShipStrategy, SlotIndex, TaskManagerId,
-    VertexId,
+    AllocationId, CheckpointId, CheckpointMetadata, ExecutionAttemptId, ExecutionState, JobEdge, JobId, JobStatus,
+    ShipStrategy, SlotIndex, SnapshotKind, TaskManagerId, VertexId,
 };
 
+use crate::checkpoint::{CheckpointRecord, Settings, StoredCheckpoint};
 use crate::execution_graph::{Assignment, Recovered};
 use crate::job::testing::graph;
 use crate::job::*;
@@ -41,6 +43,18 @@ pub(super) fn losses_only() -> RestartStrategy {
 /// Everything restarts after a second, forever.
 pub(super) fn always() -> RestartStrategy {
     RestartStrategy::new(Policy::FixedDelay { attempts: u32::MAX, delay: Duration::from_secs(1) }, 0, 1)
+}
+
+/// A checkpoint every second, given up after ten minutes.
+pub(super) fn every_second() -> Settings {
+    Settings { interval: Some(Duration::from_secs(1)), timeout: Duration::from_secs(600), min_pause: Duration::ZERO }
+}
+
+/// A checkpoint whose metadata was written somewhere.
+pub(super) fn stored(checkpoint: CheckpointId) -> Arc<StoredCheckpoint> {
+    let (job, kind) = (JobId::from_bytes([7; 16]), SnapshotKind::Checkpoint);
+    let metadata = CheckpointMetadata { job, checkpoint, kind, at_ms: 9, vertices: Vec::new() };
+    Arc::new(StoredCheckpoint { metadata, started_ms: 5, encoded: Arc::from([]), crc: 0, location: "c".to_owned() })
 }
 
 /// Two tasks in two slots.
@@ -91,6 +105,9 @@ pub(super) fn text(effect: &Effect) -> String {
         Effect::Record(Intent::Restarting { .. }) => "record RESTARTING".to_owned(),
         Effect::Record(Intent::Failing { .. }) => "record FAILING".to_owned(),
         Effect::Record(Intent::FinishExecutions { attempts }) => format!("record {} finished", attempts.len()),
+        Effect::Record(Intent::ReserveCheckpoint(checkpoint)) => format!("reserve {checkpoint}"),
+        Effect::Record(Intent::CompleteCheckpoint(stored)) => format!("complete {}", stored.checkpoint()),
+        Effect::Record(Intent::AbortCheckpoint { checkpoint, .. }) => format!("abort {checkpoint}"),
         Effect::Record(Intent::End { status, .. }) => format!("record {status}"),
         Effect::RequestSlots(count) => format!("want {count}"),
         Effect::ReleaseSlot(slot) => format!("release {} on {}", slot.slot, slot.taskmanager),
@@ -99,9 +116,15 @@ pub(super) fn text(effect: &Effect) -> String {
         Effect::Send { taskmanager, index, command } => {
             let what = match command {
                 Command::StartExecutor => "start".to_owned(),
-                Command::Deploy { tasks, .. } => {
+                Command::Deploy { tasks, restore, .. } => {
                     let attempts = tasks.iter().map(|task| format!(" #{}", task.attempt.attempt));
-                    format!("deploy{}", attempts.collect::<String>())
+                    let from = restore.as_ref().map(|stored| format!(" from {}", stored.checkpoint()));
+                    format!("deploy{}{}", attempts.collect::<String>(), from.unwrap_or_default())
+                }
+                Command::TriggerCheckpoint { checkpoint, roots } => format!("trigger {checkpoint} {}", roots.len()),
+                Command::NotifyCheckpoint { completed, aborted } => {
+                    let id = |id: &Option<CheckpointId>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+                    format!("notify {}/{}", id(completed), id(aborted))
                 }
                 Command::Cancel { attempts } => {
                     let attempts = attempts.iter().map(|attempt| format!(" #{}", attempt.attempt));
@@ -112,6 +135,8 @@ pub(super) fn text(effect: &Effect) -> String {
             format!("{taskmanager}@{index}: {what}")
         }
         Effect::Probe { data_address, .. } => format!("probe {data_address}"),
+        Effect::WriteMetadata { checkpoint, .. } => format!("write {checkpoint}"),
+        Effect::SetTimer(Timer::Checkpoint(_), _) => "timer Checkpoint".to_owned(),
         Effect::SetTimer(Timer::Restart(_), after) => format!("timer Restart {} ms", after.as_millis()),
         Effect::SetTimer(Timer::Slots(_), _) => "timer Slots".to_owned(),
         Effect::SetTimer(Timer::Reconciliation, _) => "timer Reconciliation".to_owned(),
@@ -128,7 +153,11 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new(shape: Shape, strategy: RestartStrategy) -> Self {
-        Self { job: Job::new(shape.graph(), PATIENCE, strategy, 10), shape, now_ms: 9 }
+        Self::with(shape, strategy, Settings::default())
+    }
+
+    pub(super) fn with(shape: Shape, strategy: RestartStrategy, checkpoints: Settings) -> Self {
+        Self { job: Job::new(shape.graph(), PATIENCE, strategy, checkpoints, 10), shape, now_ms: 9 }
     }
 
     /// A job whose placement is committed at 20 and whose executors were asked for.
@@ -158,6 +187,17 @@ impl Fixture {
 
     /// A job taken over with both tasks at attempt 3.
     pub(super) fn recovered(shape: Shape, status: JobStatus, finished: &[u32]) -> Self {
+        Self::recovered_with(shape, status, finished, Settings::default(), CheckpointRecord::default()).0
+    }
+
+    /// The same with checkpoints, and what it does first.
+    pub(super) fn recovered_with(
+        shape: Shape,
+        status: JobStatus,
+        finished: &[u32],
+        settings: Settings,
+        checkpoints: CheckpointRecord,
+    ) -> (Self, Vec<String>) {
         let executions = [("a", 0), ("b", 1)]
             .into_iter()
             .map(|(name, task)| Recovered {
@@ -174,12 +214,13 @@ impl Fixture {
             deployed_ms: Some(333),
             restarted_ms: Some(777),
             restarts: 3,
+            checkpoints,
             index: 50,
         };
-        let mut job = Job::recover(shape.graph(), PATIENCE, losses_only(), record);
+        let mut job = Job::recover(shape.graph(), PATIENCE, losses_only(), settings, record);
         let effects = job.apply(1, Event::Start);
         assert!(!effects.iter().any(Effect::starts_something), "{effects:?}");
-        Self { job, shape, now_ms: 9 }
+        (Self { job, shape, now_ms: 9 }, effects.iter().map(text).collect())
     }
 
     pub(super) fn current(&self, task: u32) -> ExecutionAttemptId {

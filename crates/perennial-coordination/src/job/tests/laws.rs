@@ -1,9 +1,10 @@
 //! Any events in any order: what must hold after each.
 
-use perennial_types::{ExecutionState, JobStatus};
+use perennial_types::{CheckpointId, ExecutionState, JobStatus, TaskSnapshot};
 use proptest::prelude::*;
 
 use super::fixture::*;
+use crate::checkpoint::{self, CheckpointRecord};
 use crate::execution_graph::Recovered;
 use crate::job::*;
 use crate::restart_strategy::RestartStrategy;
@@ -21,6 +22,8 @@ fn event(shape: Shape) -> impl Strategy<Value = Event> {
         CommandKind::StartExecutor,
         CommandKind::Deploy,
         CommandKind::Cancel,
+        CommandKind::TriggerCheckpoint(CheckpointId(1)),
+        CommandKind::NotifyCheckpoint,
         CommandKind::StopExecutor,
     ]);
     let kind = proptest::sample::select(vec![
@@ -28,6 +31,9 @@ fn event(shape: Shape) -> impl Strategy<Value = Event> {
         IntentKind::Deployment,
         IntentKind::Status,
         IntentKind::FinishExecutions,
+        IntentKind::ReserveCheckpoint(CheckpointId(1)),
+        IntentKind::CompleteCheckpoint(CheckpointId(1)),
+        IntentKind::AbortCheckpoint(CheckpointId(1)),
         IntentKind::End,
     ]);
     let executor = proptest::option::of(proptest::collection::vec(report(), 0..3)).prop_map(|executions| {
@@ -60,6 +66,17 @@ fn event(shape: Shape) -> impl Strategy<Value = Event> {
         1 => (0u32..3).prop_map(|wait| Event::TimerFired(Timer::Slots(wait))),
         2 => (0u32..4).prop_map(|wait| Event::TimerFired(Timer::Restart(wait))),
         1 => Just(Event::TimerFired(Timer::Reconciliation)),
+        3 => (name(), attempt(), any::<bool>()).prop_map(|(taskmanager, attempt, ok)| {
+            let result = if ok { Ok(TaskSnapshot::default()) } else { Err("no space".to_owned()) };
+            Event::Snapshot { taskmanager, attempt, checkpoint: CheckpointId(1), result }
+        }),
+        1 => any::<bool>().prop_map(|ok| {
+            let checkpoint = CheckpointId(1);
+            let result = if ok { Ok(stored(checkpoint)) } else { Err("no space".to_owned()) };
+            Event::MetadataWritten { checkpoint, result }
+        }),
+        1 => Just(Event::TimerFired(Timer::Checkpoint(checkpoint::Timer::Interval(1)))),
+        1 => Just(Event::TimerFired(Timer::Checkpoint(checkpoint::Timer::Timeout(CheckpointId(1))))),
     ]
 }
 
@@ -162,7 +179,7 @@ proptest! {
 
     #[test]
     fn no_order_of_events_breaks_a_job((shape, events) in shape_and_events(), strategy in strategy()) {
-        check_laws(Job::new(shape.graph(), PATIENCE, strategy, 10), events)?;
+        check_laws(Job::new(shape.graph(), PATIENCE, strategy, every_second(), 10), events)?;
     }
 
     #[test]
@@ -188,15 +205,16 @@ proptest! {
             deployed_ms: None,
             restarted_ms: None,
             restarts: 2,
+            checkpoints: CheckpointRecord::default(),
             index: 5,
         };
-        check_laws(Job::recover(shape.graph(), PATIENCE, strategy, record), events)?;
+        check_laws(Job::recover(shape.graph(), PATIENCE, strategy, every_second(), record), events)?;
     }
 
     /// Wherever a job is, once its TaskManagers answer again and a user cancels it, it ends and is cleaned up.
     #[test]
     fn a_cancelled_job_always_ends((shape, events) in shape_and_events(), strategy in strategy()) {
-        let mut job = Job::new(shape.graph(), PATIENCE, strategy, 10);
+        let mut job = Job::new(shape.graph(), PATIENCE, strategy, every_second(), 10);
         let mut effects = job.apply(1, Event::Start);
         for event in events {
             effects = job.apply(1, event);

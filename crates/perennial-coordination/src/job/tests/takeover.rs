@@ -4,6 +4,7 @@ use perennial_types::{ExecutionState, JobStatus};
 
 use super::fixture::Shape::{Apart, Joined};
 use super::fixture::*;
+use crate::checkpoint::{CheckpointRecord, Settings};
 use crate::execution_graph::Recovered;
 use crate::job::*;
 
@@ -265,8 +266,9 @@ fn subtasks_of_one_slot_keep_it_where_the_living_one_is() {
         deployed_ms: None,
         restarted_ms: None,
         restarts: 0,
+        checkpoints: CheckpointRecord::default(),
         index: 5,
     };
-    let job = Job::recover(Apart.graph(), PATIENCE, losses_only(), record);
+    let job = Job::recover(Apart.graph(), PATIENCE, losses_only(), Settings::default(), record);
     assert_eq!(job.held, [Some(at("a", 0)), Some(at("b", 1))]);
 }

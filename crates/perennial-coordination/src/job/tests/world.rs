@@ -6,11 +6,15 @@
 //! whole or has ended, and nothing runs that should not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use perennial_types::{AllocationId, ExecutionAttemptId, ExecutionState, JobId, JobStatus, TaskManagerId};
+use perennial_types::{
+    AllocationId, CheckpointId, ExecutionAttemptId, ExecutionState, JobId, JobStatus, TaskManagerId, TaskSnapshot,
+};
 use proptest::prelude::*;
 
 use super::fixture::*;
+use crate::checkpoint::{self, CheckpointRecord, StoredCheckpoint};
 use crate::execution_graph::{Placement, Recovered};
 use crate::job::*;
 use crate::slot::Ledger;
@@ -44,6 +48,14 @@ enum Act {
     End(usize, ExecutionState, bool),
     /// Another leader takes over.
     TakeOver,
+    /// What a TaskManager's tasks were asked to write of a checkpoint is written.
+    Ack(usize),
+    /// A task there cannot write it.
+    Decline(usize),
+    /// Metadata on its way is durable.
+    Write,
+    /// The oldest timer of checkpoints is over.
+    Due,
     /// It waits no longer for TaskManagers.
     EndReconciliation,
     Cancel,
@@ -66,6 +78,10 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (tm(), any::<bool>()).prop_map(|(tm, peer_lost)| Act::End(tm, ExecutionState::Failed, peer_lost)),
         1 => Just(Act::TakeOver),
         1 => Just(Act::EndReconciliation),
+        12 => tm().prop_map(Act::Ack),
+        1 => tm().prop_map(Act::Decline),
+        6 => Just(Act::Write),
+        4 => Just(Act::Due),
     ]
 }
 
@@ -80,6 +96,8 @@ struct Tm {
     events: VecDeque<Event>,
     /// Attempts that ran here when the job gave this TaskManager up.
     zombies: BTreeSet<ExecutionAttemptId>,
+    /// The checkpoint its executor was asked to take part in.
+    asked: Option<CheckpointId>,
 }
 
 #[derive(Debug)]
@@ -88,6 +106,9 @@ struct Log {
     restarts: u32,
     placed: BTreeMap<(perennial_types::VertexId, u32), (Placement, bool)>,
     index: u64,
+    counter: u64,
+    in_flight: BTreeSet<CheckpointId>,
+    completed: Option<Arc<StoredCheckpoint>>,
 }
 
 struct World {
@@ -101,6 +122,8 @@ struct World {
     log: Log,
     waits: VecDeque<u32>,
     reconciles: bool,
+    writes: VecDeque<CheckpointId>,
+    timers: VecDeque<checkpoint::Timer>,
     closed: bool,
     now_ms: u64,
 }
@@ -111,8 +134,16 @@ fn index_of(name: &TaskManagerId) -> usize {
 
 impl World {
     fn new(shape: Shape, strategy: RestartStrategy) -> Self {
-        let job = Job::new(shape.graph(), PATIENCE, strategy.clone(), 1);
-        let log = Log { status: JobStatus::Initializing, restarts: 0, placed: BTreeMap::new(), index: 1 };
+        let job = Job::new(shape.graph(), PATIENCE, strategy.clone(), every_second(), 1);
+        let log = Log {
+            status: JobStatus::Initializing,
+            restarts: 0,
+            placed: BTreeMap::new(),
+            index: 1,
+            counter: 0,
+            in_flight: BTreeSet::new(),
+            completed: None,
+        };
         let mut this = Self {
             job,
             shape,
@@ -124,6 +155,8 @@ impl World {
             log,
             waits: VecDeque::new(),
             reconciles: false,
+            writes: VecDeque::new(),
+            timers: VecDeque::new(),
             closed: false,
             now_ms: 0,
         };
@@ -142,6 +175,12 @@ impl World {
         for effect in self.job.apply(self.now_ms, event) {
             self.perform(effect);
         }
+        // SeaTunnel #10675.
+        assert!(
+            !self.job.can_checkpoint() || self.job.checkpoints().is_armed(),
+            "it runs, and nobody will ask for a checkpoint: {:#?}",
+            self.job.checkpoints()
+        );
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -164,6 +203,7 @@ impl World {
             Effect::ReleaseSlots => self.ledger.release(JOB),
             Effect::Send { taskmanager, command, index } => {
                 assert!(index <= self.log.index, "told before it was committed");
+                self.check_checkpoints(&command);
                 if let Command::Deploy { tasks, .. } = &command {
                     self.check_deployment(tasks);
                 }
@@ -180,6 +220,8 @@ impl World {
             Effect::SetTimer(Timer::Restart(wait), _) => self.waits.push_back(wait),
             Effect::SetTimer(Timer::Reconciliation, _) => self.reconciles = true,
             Effect::SetTimer(Timer::Slots(_), _) => {}
+            Effect::SetTimer(Timer::Checkpoint(timer), _) => self.timers.push_back(timer),
+            Effect::WriteMetadata { checkpoint, .. } => self.writes.push_back(checkpoint),
             Effect::Close => self.closed = true,
         }
     }
@@ -196,6 +238,25 @@ impl World {
                     );
                 }
             }
+        }
+    }
+
+    /// Whatever has been told to be completed is in the log, what is to be taken is reserved, and the newest that counts is
+    /// restored: never one before, whatever is on its way.
+    fn check_checkpoints(&self, command: &Command) {
+        let newest = self.log.completed.as_ref().map(|stored| stored.checkpoint());
+        match command {
+            Command::Deploy { restore, .. } => {
+                assert_eq!(restore.as_ref().map(|stored| stored.checkpoint()), newest, "restored");
+            }
+            Command::TriggerCheckpoint { checkpoint, .. } => {
+                assert!(self.log.in_flight.contains(checkpoint), "{checkpoint} is taken and not reserved");
+            }
+            Command::NotifyCheckpoint { completed, aborted } => {
+                assert_eq!(*completed, newest, "told to be completed");
+                assert!(aborted.is_none_or(|aborted| !self.log.in_flight.contains(&aborted)), "told to be aborted");
+            }
+            Command::StartExecutor | Command::Cancel { .. } | Command::StopExecutor => {}
         }
     }
 
@@ -226,6 +287,18 @@ impl World {
                 for (placement, finished) in log.placed.values_mut() {
                     *finished |= attempts.contains(&placement.attempt);
                 }
+            }
+            Intent::ReserveCheckpoint(checkpoint) => {
+                assert_eq!(checkpoint.0, log.counter + 1, "every number is the next");
+                log.counter = checkpoint.0;
+                log.in_flight.insert(checkpoint);
+            }
+            Intent::CompleteCheckpoint(stored) => {
+                assert!(log.in_flight.remove(&stored.checkpoint()), "completed and not in flight");
+                log.completed = Some(stored);
+            }
+            Intent::AbortCheckpoint { checkpoint, .. } => {
+                log.in_flight.remove(&checkpoint);
             }
             Intent::End { status, .. } => log.status = status,
         }
@@ -276,7 +349,11 @@ impl World {
                     }
                 }
             }
-            (Command::Cancel { .. }, None) => {}
+            (Command::Cancel { .. } | Command::TriggerCheckpoint { .. } | Command::NotifyCheckpoint { .. }, None) => {}
+            (Command::TriggerCheckpoint { checkpoint, .. }, Some(_)) => tm.asked = Some(checkpoint),
+            (Command::NotifyCheckpoint { completed, aborted }, Some(_)) => {
+                tm.asked = tm.asked.filter(|asked| Some(*asked) > completed && Some(*asked) > aborted);
+            }
             (Command::StopExecutor, executor) => {
                 *executor = None;
                 for _ in 0..std::mem::take(&mut tm.starting) {
@@ -310,6 +387,30 @@ impl World {
             self.tms[at].executor = None;
         }
         self.tell(event);
+    }
+
+    /// Tasks of an executor answer for the checkpoint it was asked for.
+    fn answer(&mut self, at: usize, result: Result<TaskSnapshot, String>) {
+        let taskmanager = tm(NAMES[at]);
+        let tm = &mut self.tms[at];
+        let Some(checkpoint) = tm.asked.take() else { return };
+        let alive = tm.executor.iter().flatten().filter(|(_, state)| !state.is_terminal());
+        for (attempt, _) in alive.filter(|_| tm.connected) {
+            let (taskmanager, attempt, result) = (taskmanager.clone(), *attempt, result.clone());
+            tm.events.push_back(Event::Snapshot { taskmanager, attempt, checkpoint, result });
+        }
+    }
+
+    fn write(&mut self) {
+        if let Some(checkpoint) = self.writes.pop_front() {
+            self.tell(Event::MetadataWritten { checkpoint, result: Ok(stored(checkpoint)) });
+        }
+    }
+
+    fn due(&mut self) {
+        if let Some(timer) = self.timers.pop_front() {
+            self.tell(Event::TimerFired(Timer::Checkpoint(timer)));
+        }
     }
 
     fn grant(&mut self) {
@@ -389,6 +490,10 @@ impl World {
                     }
                 }
             }
+            Act::Ack(at) => self.answer(at, Ok(TaskSnapshot::default())),
+            Act::Decline(at) => self.answer(at, Err("no space".to_owned())),
+            Act::Write => self.write(),
+            Act::Due => self.due(),
             Act::TakeOver => self.take_over(),
             Act::EndReconciliation if std::mem::take(&mut self.reconciles) => {
                 self.tell(Event::TimerFired(Timer::Reconciliation));
@@ -410,6 +515,7 @@ impl World {
             return;
         }
         (self.on_its_way, self.waits, self.reconciles) = Default::default();
+        (self.writes, self.timers) = Default::default();
         self.ledger = Ledger::default();
         let executions: Vec<Recovered> = self
             .log
@@ -432,9 +538,15 @@ impl World {
             deployed_ms: Some(1),
             restarted_ms: None,
             restarts: self.log.restarts,
+            checkpoints: CheckpointRecord {
+                counter: self.log.counter,
+                in_flight: self.log.in_flight.iter().copied().collect(),
+                completed: self.log.completed.clone(),
+            },
             index: self.log.index,
         };
-        self.job = Job::recover(self.shape.graph(), PATIENCE, self.strategy.clone(), record);
+        let strategy = self.strategy.clone();
+        self.job = Job::recover(self.shape.graph(), PATIENCE, strategy, every_second(), record);
         for at in 0..3 {
             let here = self.tms[at].connected;
             self.disconnect(at);
@@ -455,11 +567,13 @@ impl World {
                 self.hear(at);
                 self.obey(at);
                 self.get_ready(at);
+                self.act(Act::Ack(at));
             }
             self.commit();
+            self.write();
             self.grant();
             let quiet = self.tms.iter().all(|tm| tm.commands.is_empty() && tm.events.is_empty() && tm.starting == 0);
-            if quiet && self.on_its_way.is_empty() {
+            if quiet && self.on_its_way.is_empty() && self.writes.is_empty() {
                 if self.waits.is_empty() {
                     return;
                 }
@@ -504,6 +618,13 @@ fn check_world(shape: Shape, strategy: RestartStrategy, acts: Vec<Act>) -> Resul
     for at in world.job.held.iter().flatten() {
         prop_assert!(held.contains(&(at.taskmanager.clone(), at.slot)), "{:?} is not held", at);
     }
+    let before = world.log.completed.as_ref().map(|stored| stored.checkpoint());
+    while !world.timers.is_empty() && world.log.completed.as_ref().map(|stored| stored.checkpoint()) <= before {
+        world.act(Act::Due);
+        world.heal();
+    }
+    let after = world.log.completed.as_ref().map(|stored| stored.checkpoint());
+    prop_assert!(after > before, "no checkpoint after {:?}: {:#?}", before, world.job.checkpoints());
     world.act(Act::Cancel);
     world.heal();
     prop_assert!(world.closed && world.alive().is_empty(), "{:#?}", world.job);
