@@ -90,7 +90,7 @@ impl JobManager {
         let (name, data_dir) = (meta_config.name.clone(), meta_config.data_dir.clone());
         let meta = MetaStore::open(meta_config).await?;
         let (this, address) = (meta.this(), meta.address());
-        let settings = Arc::new(Settings::new(config));
+        let settings = Arc::new(Settings::new(config, &data_dir));
         let artifact_dir = data_dir.join("artifacts");
         let store = ArtifactStore::open(artifact_dir.clone(), settings.artifact_bytes_max)
             .map_err(|source| StartError::Artifacts { path: artifact_dir, source })?;

@@ -6,21 +6,25 @@ mod wire;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use perennial_base::Backoff;
 use perennial_coordination::execution_graph::Placement;
 use perennial_coordination::job::{Effect, Event, Intent, Job, Timer};
 use perennial_meta::{ArtifactRecord, Command, ExecutionRecord, MetaStore, Outcome, WriteError};
 use perennial_rpc::taskmanager::Action;
-use perennial_types::{Incarnation, JobGraph, JobId, JobStatus, PlanRequest, TaskManagerId};
+use perennial_types::{
+    CheckpointMetadata, Incarnation, JobGraph, JobId, JobStatus, PlanRequest, SnapshotKind, TaskManagerId,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::checkpoints;
 use crate::masters::{JobMasterHandle, JobView, Mail};
 use crate::resource_manager::{Offer, ResourceManagerHandle};
 use crate::session::Sessions;
+use crate::settings::Checkpointing;
 use crate::unix_ms;
 
 /// Mail waiting for a JobMaster: the reports of a large job's deployment; senders wait when it is full.
@@ -42,6 +46,8 @@ pub(crate) struct About {
     pub(crate) submitted_ms: u64,
     /// Effective options of the job.
     pub(crate) config: BTreeMap<String, String>,
+    /// How its checkpoints are taken and kept.
+    pub(crate) checkpointing: Checkpointing,
 }
 
 /// Where a TaskManager of the job is and which life of it got the tasks.
@@ -67,6 +73,8 @@ pub(crate) struct JobMaster {
     index: u64,
     places: HashMap<TaskManagerId, Place>,
     ended_ms: Option<u64>,
+    /// When the first checkpoint was completed under this leader.
+    first_checkpoint: Option<Instant>,
     closed: bool,
     view: watch::Sender<Arc<JobView>>,
     meta: MetaStore,
@@ -89,7 +97,7 @@ impl JobMaster {
         let (offered, offers) = watch::channel(Offer::default());
         let places: HashMap<TaskManagerId, Place> =
             places.into_iter().map(|(id, incarnation)| (id, Place { host: String::new(), incarnation })).collect();
-        let first = view::of(&about, &job, &places, None);
+        let first = view::of(&about, &job, &places, None, None);
         let (view, shown) = watch::channel(Arc::new(first));
         let this = Self {
             about: Arc::clone(&about),
@@ -103,6 +111,7 @@ impl JobMaster {
             index: 0,
             places,
             ended_ms: None,
+            first_checkpoint: None,
             closed: false,
             view,
             meta,
@@ -117,9 +126,12 @@ impl JobMaster {
         let mut events = vec![Event::Start];
         while !self.closed {
             for event in events {
-                let before = self.job.status();
+                let (before, checkpoints) = (self.job.status(), self.job.checkpoints().counts());
                 let effects = self.job.apply(unix_ms(), event);
                 self.log_change(before);
+                if self.job.checkpoints().counts().completed > checkpoints.completed {
+                    self.note_checkpoint();
+                }
                 for effect in effects {
                     self.perform(effect).await;
                 }
@@ -236,8 +248,21 @@ impl JobMaster {
             Effect::ReleaseSlotsOn(taskmanager) => self.resources.release_on(job, taskmanager).await,
             Effect::ReleaseSlots => self.resources.release(job).await,
             Effect::Send { taskmanager, index, command } => {
-                let kind = command.kind();
-                self.sessions.command(&taskmanager, index, job, Some(kind), wire::action(&self.about, command));
+                let command_kind = command.kind();
+                match wire::action(&self.about, command) {
+                    Ok(action) => self.sessions.command(&taskmanager, index, job, Some(command_kind), action),
+                    Err(reason) => {
+                        // Nobody is told, and the job takes it as if the TaskManager had refused.
+                        warn!(%taskmanager, command = ?command_kind, reason, "command cannot be given");
+                        let failed = Event::CommandFailed { taskmanager, command: command_kind, reason };
+                        self.tasks.spawn(async move { failed });
+                    }
+                }
+            }
+            Effect::WriteMetadata { checkpoint, started_ms, vertices } => {
+                let (kind, at_ms) = (SnapshotKind::Checkpoint, unix_ms());
+                let metadata = CheckpointMetadata { job, checkpoint, kind, at_ms, vertices };
+                self.write_metadata(metadata, started_ms);
             }
             Effect::Probe { taskmanager, data_address } => {
                 self.tasks.spawn(async move {
@@ -247,6 +272,30 @@ impl JobMaster {
             }
             Effect::SetTimer(timer, after) => self.set_timer(timer, after),
             Effect::Close => self.closed = true,
+        }
+    }
+
+    /// Makes the metadata of a checkpoint durable, beside what else there is to do.
+    fn write_metadata(&mut self, metadata: CheckpointMetadata, started_ms: u64) {
+        let checkpoint = metadata.checkpoint;
+        let location = checkpoints::location(&self.about.checkpointing.directory, self.about.job, checkpoint);
+        let writing = tokio::task::spawn_blocking(move || checkpoints::store(location, metadata, started_ms));
+        self.tasks.spawn(async move {
+            let result = match writing.await {
+                Ok(stored) => stored.map_err(|error| error.to_string()),
+                Err(panic) => Err(panic.to_string()),
+            };
+            Event::MetadataWritten { checkpoint, result }
+        });
+    }
+
+    /// The newest checkpoint counts from now on.
+    fn note_checkpoint(&mut self) {
+        self.first_checkpoint.get_or_insert_with(Instant::now);
+        if let Some(stored) = self.job.checkpoints().completed() {
+            let duration_ms = stored.metadata.at_ms.saturating_sub(stored.started_ms);
+            let (checkpoint, bytes) = (stored.checkpoint().0, stored.bytes());
+            info!(checkpoint, duration_ms, bytes, location = stored.location, "checkpoint completed");
         }
     }
 
@@ -268,19 +317,27 @@ impl JobMaster {
         if matches!(intent, Intent::End { .. }) {
             self.ended_ms = Some(unix_ms());
         }
+        if let Intent::AbortCheckpoint { checkpoint, reason } = &intent {
+            warn!(checkpoint = checkpoint.0, reason, "checkpoint aborted");
+        }
         let command = self.command_of(intent);
         let (meta, job) = (self.meta.clone(), self.about.job);
         self.tasks.spawn(async move {
-            match record(&meta, job, command).await {
+            let recorded = match command {
+                Ok(command) => record(&meta, job, command).await,
+                Err(reason) => Err(reason),
+            };
+            match recorded {
                 Ok(index) => Event::Recorded { kind, index },
                 Err(reason) => Event::NotRecorded { kind, reason },
             }
         });
     }
 
-    fn command_of(&self, intent: Intent) -> Command {
+    /// The entry that says it, or why the log has none for it.
+    fn command_of(&self, intent: Intent) -> Result<Command, String> {
         let (job, at_ms) = (self.about.job, unix_ms());
-        match intent {
+        Ok(match intent {
             Intent::Placement(placements) => {
                 let executions = placements.into_iter().map(|placement| self.execution_record(placement)).collect();
                 Command::PlaceExecutions { job, executions, at_ms }
@@ -297,7 +354,10 @@ impl JobMaster {
             Intent::End { status, failure } => {
                 Command::EndJob { job, status, at_ms: self.ended_ms.unwrap_or(at_ms), failure }
             }
-        }
+            Intent::ReserveCheckpoint(_) | Intent::CompleteCheckpoint(_) | Intent::AbortCheckpoint { .. } => {
+                return Err("the metadata log keeps no checkpoints".to_owned());
+            }
+        })
     }
 
     fn execution_record(&self, Placement { attempt, assignment }: Placement) -> ExecutionRecord {
@@ -326,7 +386,7 @@ impl JobMaster {
     }
 
     fn show(&mut self) {
-        let view = view::of(&self.about, &self.job, &self.places, self.ended_ms);
+        let view = view::of(&self.about, &self.job, &self.places, self.ended_ms, self.first_checkpoint);
         self.view.send_if_modified(|shown| {
             let changed = **shown != view;
             if changed {

@@ -23,6 +23,7 @@
 
 mod artifacts;
 mod attendance;
+mod checkpoints;
 mod conversation;
 mod dispatcher;
 mod group;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use perennial_coordination::execution_graph::Counters;
 use perennial_coordination::job::Event;
@@ -27,6 +28,8 @@ pub(crate) enum Mail {
 pub(crate) struct JobView {
     pub(crate) summary: JobSummary,
     pub(crate) executions: Vec<ExecutionSummary>,
+    /// When the first checkpoint was completed under this leader.
+    pub(crate) first_checkpoint: Option<Instant>,
 }
 
 /// Reaches a JobMaster and what it shows.

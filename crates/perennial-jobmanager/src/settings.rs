@@ -1,8 +1,10 @@
 //! The options of a JobManager, read once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use perennial_coordination::checkpoint;
 use perennial_coordination::job::Patience;
 use perennial_coordination::restart_strategy::{Backoff, Policy};
 use perennial_types::Configuration;
@@ -24,13 +26,17 @@ pub(crate) struct Settings {
     /// How long they do.
     pub(crate) job_expiration: Duration,
     pub(crate) artifact_bytes_max: u64,
+    /// Where checkpoints are when nobody says it: below this JobManager's data directory.
+    pub(crate) checkpoint_dir: String,
     /// What was set for the cluster: jobs see it below their own options.
     pub(crate) cluster_options: BTreeMap<String, String>,
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Configuration) -> Self {
+    pub(crate) fn new(config: &Configuration, data_dir: &Path) -> Self {
         let heartbeat_timeout = config.get(&options::HEARTBEAT_TIMEOUT);
+        // Other processes take it for the same place.
+        let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
         Self {
             patience: Patience {
                 slots: config.get(&options::SLOT_REQUEST_TIMEOUT),
@@ -43,20 +49,52 @@ impl Settings {
             jobs_kept: config.get(&options::JOBSTORE_MAX_CAPACITY) as usize,
             job_expiration: config.get(&options::JOBSTORE_EXPIRATION_TIME),
             artifact_bytes_max: config.get(&options::REST_MAX_CONTENT_LENGTH).0,
+            checkpoint_dir: format!("file://{}", data_dir.join("checkpoints").display()),
             cluster_options: config.overrides(),
         }
     }
 }
 
-/// The restart strategy that a job's options name. An option that does not make sense was set by the job itself, after it
-/// was planned: it is named in the log, and its default holds.
-pub(crate) fn restart_policy(job: &BTreeMap<String, String>) -> Policy {
+/// Options below `prefix` that a job has. One that does not make sense was set by the job itself, after it was planned: it is
+/// named in the log, and its default holds.
+fn options_of(job: &BTreeMap<String, String>, prefix: &str) -> Configuration {
     let mut config = Configuration::new();
-    for (key, value) in job.iter().filter(|(key, _)| key.starts_with("restart-strategy.")) {
+    for (key, value) in job.iter().filter(|(key, _)| key.starts_with(prefix)) {
         if let Err(error) = config.set(key, value, Origin::Flag("job".to_owned())) {
             warn!(%error, "an option of the job is ignored");
         }
     }
+    config
+}
+
+/// How a job's checkpoints are taken and kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Checkpointing {
+    pub(crate) when: checkpoint::Settings,
+    /// Completed checkpoints that are kept.
+    pub(crate) retained: u32,
+    /// Directory of all jobs' checkpoints.
+    pub(crate) directory: String,
+}
+
+/// What a job's options say of checkpoints; `default` is the directory when they say none.
+pub(crate) fn checkpointing(job: &BTreeMap<String, String>, default: &str) -> Checkpointing {
+    let config = options_of(job, "execution.checkpointing.");
+    Checkpointing {
+        when: checkpoint::Settings {
+            interval: config.get(&options::CHECKPOINTING_INTERVAL),
+            timeout: config.get(&options::CHECKPOINTING_TIMEOUT),
+            min_pause: config.get(&options::CHECKPOINTING_MIN_PAUSE),
+        },
+        retained: config.get(&options::CHECKPOINTING_RETAINED).get(),
+        directory: config.get(&options::CHECKPOINTING_DIR).unwrap_or_else(|| default.to_owned()),
+    }
+}
+
+/// The restart strategy that a job's options name. When they name none, a job with checkpoints restarts after any failure, as
+/// in Flink: it repeats nothing. One without restarts after losses only.
+pub(crate) fn restart_policy(job: &BTreeMap<String, String>, checkpoints: bool) -> Policy {
+    let config = options_of(job, "restart-strategy.");
     let backoff = || Backoff {
         initial: config.get(&options::RESTART_BACKOFF_INITIAL),
         max: config.get(&options::RESTART_BACKOFF_MAX),
@@ -66,6 +104,7 @@ pub(crate) fn restart_policy(job: &BTreeMap<String, String>) -> Policy {
         attempts_max: config.get(&options::RESTART_BACKOFF_ATTEMPTS),
     };
     match config.get(&options::RESTART_STRATEGY) {
+        None if checkpoints => Policy::ExponentialDelay(backoff()),
         None => Policy::LossesOnly(backoff()),
         Some(RestartStrategyType::None) => Policy::Never,
         Some(RestartStrategyType::FixedDelay) => Policy::FixedDelay {
@@ -89,7 +128,7 @@ mod tests {
     fn the_policy_is_what_the_jobs_options_say_and_flinks_defaults_hold_for_the_rest() {
         let policy = |options: &[(&str, &str)]| {
             let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-            restart_policy(&options.collect())
+            restart_policy(&options.collect(), false)
         };
         assert_eq!(policy(&[]), Policy::LossesOnly(Backoff::default()));
         assert_eq!(policy(&[("restart-strategy.type", "off")]), Policy::Never);
@@ -105,5 +144,29 @@ mod tests {
             policy(&[("restart-strategy.type", "exponential-delay"), ("restart-strategy.fixed-delay.delay", "soon")]),
             Policy::ExponentialDelay(Backoff::default())
         );
+    }
+
+    #[test]
+    fn a_job_with_checkpoints_restarts_after_any_failure_unless_it_says_otherwise() {
+        assert_eq!(restart_policy(&BTreeMap::new(), true), Policy::ExponentialDelay(Backoff::default()));
+        let never = BTreeMap::from([("restart-strategy.type".to_owned(), "none".to_owned())]);
+        assert_eq!(restart_policy(&never, true), Policy::Never);
+    }
+
+    #[test]
+    fn checkpoints_are_taken_when_an_interval_is_set_and_are_where_the_job_says() {
+        let none = checkpointing(&BTreeMap::new(), "file:///data/checkpoints");
+        assert_eq!((none.when.interval, none.retained), (None, 1));
+        assert_eq!(none.directory, "file:///data/checkpoints");
+        let options = [
+            ("execution.checkpointing.interval", "2 s"),
+            ("execution.checkpointing.min-pause", "1 s"),
+            ("execution.checkpointing.dir", "file:///mnt/c"),
+        ];
+        let options = options.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let some = checkpointing(&options, "file:///data/checkpoints");
+        let (interval, min_pause) = (Some(Duration::from_secs(2)), Duration::from_secs(1));
+        assert_eq!(some.when, checkpoint::Settings { interval, timeout: Duration::from_secs(600), min_pause });
+        assert_eq!(some.directory, "file:///mnt/c");
     }
 }

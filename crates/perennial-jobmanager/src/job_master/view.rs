@@ -1,6 +1,7 @@
 //! A job as clients see it.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use perennial_coordination::job::Job;
 use perennial_rpc::dispatcher::{ExecutionSummary, JobSummary};
@@ -10,7 +11,13 @@ use super::{About, Place};
 use crate::masters::JobView;
 
 /// What is shown of a job now.
-pub(super) fn of(about: &About, job: &Job, places: &HashMap<TaskManagerId, Place>, ended_ms: Option<u64>) -> JobView {
+pub(super) fn of(
+    about: &About,
+    job: &Job,
+    places: &HashMap<TaskManagerId, Place>,
+    ended_ms: Option<u64>,
+    first_checkpoint: Option<Instant>,
+) -> JobView {
     let status = job.status();
     let executions = job.executions().executions().map(|(attempt, execution)| {
         let taskmanager = execution.assignment().map(|at| at.taskmanager.clone());
@@ -31,6 +38,7 @@ pub(super) fn of(about: &About, job: &Job, places: &HashMap<TaskManagerId, Place
     });
     JobView {
         executions: executions.collect(),
+        first_checkpoint,
         summary: JobSummary {
             job: about.job,
             name: about.graph.name.clone(),

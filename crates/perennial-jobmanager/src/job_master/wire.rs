@@ -6,9 +6,9 @@ use perennial_rpc::taskmanager::{Action, Deploy, ExecutorAddress, StartExecutor,
 
 use super::About;
 
-/// A decision with what it needs besides.
-pub(super) fn action(about: &About, command: Command) -> Action {
-    match command {
+/// A decision with what it needs besides; or why nobody can be told.
+pub(super) fn action(about: &About, command: Command) -> Result<Action, String> {
+    Ok(match command {
         Command::StartExecutor => Action::StartExecutor(StartExecutor {
             artifact: about.artifact.digest,
             artifact_size: about.artifact.size,
@@ -17,7 +17,11 @@ pub(super) fn action(about: &About, command: Command) -> Action {
             structural_hash: about.graph.structural_hash,
             config: about.config.clone(),
         }),
-        Command::Deploy { tasks, placement, executors } => Action::Deploy(Deploy {
+        Command::Deploy { restore: Some(stored), .. } => {
+            // A task that started without it would do again what it has done.
+            return Err(format!("TaskManagers cannot be told to start from checkpoint {}", stored.checkpoint()));
+        }
+        Command::Deploy { tasks, placement, executors, restore: None } => Action::Deploy(Deploy {
             tasks: tasks.into_iter().map(deployment).collect(),
             placement: placement.into_iter().map(|(attempt, executor)| TaskPlacement { attempt, executor }).collect(),
             executors: executors
@@ -26,8 +30,11 @@ pub(super) fn action(about: &About, command: Command) -> Action {
                 .collect(),
         }),
         Command::Cancel { attempts } => Action::Cancel { attempts },
+        Command::TriggerCheckpoint { .. } | Command::NotifyCheckpoint { .. } => {
+            return Err("TaskManagers cannot be told of checkpoints".to_owned());
+        }
         Command::StopExecutor => Action::StopExecutor,
-    }
+    })
 }
 
 fn deployment(Placement { attempt, assignment }: Placement) -> TaskDeployment {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use perennial_base::OnError;
 use perennial_meta::{Beginning, Command};
 use perennial_types::{JobId, JobStatus, TakeOver, TaskManagerId};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::Leader;
@@ -40,9 +41,10 @@ impl Leader {
     async fn measure_take_over(&self, beginning: Beginning, awaited: Awaited) {
         let Beginning { cause, lost, .. } = beginning;
         let since_lost = |at: Instant| at.saturating_duration_since(lost).as_micros() as u64;
-        let (attached, adopted) = tokio::join!(
+        let (attached, adopted, checkpoint) = tokio::join!(
             tokio::time::timeout(RECORDED_WITHIN, self.all_attached(&awaited.taskmanagers)),
             tokio::time::timeout(RECORDED_WITHIN, self.all_reconciled(&awaited.jobs)),
+            tokio::time::timeout(RECORDED_WITHIN, self.first_checkpoint(&awaited.jobs)),
         );
         let (jobs_adopted, jobs_restarted) = self.count_adopted(&awaited.jobs);
         let take_over = TakeOver {
@@ -52,7 +54,7 @@ impl Leader {
             first_commit_us: since_lost(beginning.serving),
             attached_us: attached.ok().map(since_lost),
             adopted_us: adopted.ok().map(since_lost),
-            first_checkpoint_us: None,
+            first_checkpoint_us: checkpoint.ok().flatten().map(since_lost),
             taskmanagers: awaited.taskmanagers.len() as u32,
             jobs_adopted,
             jobs_restarted,
@@ -86,6 +88,27 @@ impl Leader {
             _ = view.wait_for(|view| view.summary.status != JobStatus::Reconciling).await;
         }
         Instant::now()
+    }
+
+    /// Resolves when one of these jobs has completed a checkpoint under this leader; to nothing when none takes any.
+    async fn first_checkpoint(&self, jobs: &[(JobId, u32)]) -> Option<Instant> {
+        let mut waiting = JoinSet::new();
+        for (job, _) in jobs {
+            let Some(handle) = self.masters.get(*job) else { continue };
+            if handle.about.checkpointing.when.interval.is_some() {
+                let mut view = handle.view;
+                waiting.spawn(async move {
+                    view.wait_for(|view| view.first_checkpoint.is_some()).await.ok()?.first_checkpoint
+                });
+            }
+        }
+        while let Some(first) = waiting.join_next().await {
+            // A job that has ended completes none.
+            if let Ok(Some(at)) = first {
+                return Some(at);
+            }
+        }
+        None
     }
 
     /// How many of these jobs were adopted as they were, and how many lost tasks.

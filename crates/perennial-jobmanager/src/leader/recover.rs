@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use perennial_coordination::checkpoint::CheckpointRecord;
 use perennial_coordination::execution_graph::{Assignment, Recovered};
 use perennial_coordination::job::{Job, Record};
 use perennial_coordination::restart_strategy::RestartStrategy;
 use perennial_coordination::slot::Ledger;
 use perennial_coordination::validate;
 use perennial_meta::{ArtifactRecord, Command, DesiredState, JobRecord, MetaStore, PlacedExecution, ReadError};
+use perennial_types::config::options;
 use perennial_types::{JobGraph, JobId, JobStatus, PlanRequest};
 use tracing::{error, warn};
 
 use super::Leader;
 use super::history::Awaited;
 use crate::job_master::{About, JobMaster};
-use crate::settings::restart_policy;
+use crate::settings::{checkpointing, restart_policy};
 use crate::unix_ms;
 
 /// A job as a new leader finds it.
@@ -127,12 +129,17 @@ impl Leader {
             deployed_ms: time_of(&record, JobStatus::Created),
             restarted_ms: time_of(&record, JobStatus::Restarting),
             restarts: record.restarts,
+            checkpoints: CheckpointRecord::default(),
             index,
         };
-        let config = effective_config(&self.settings.cluster_options, &record.plan, &record.graph);
+        let mut config = effective_config(&self.settings.cluster_options, &record.plan, &record.graph);
+        let checkpointing = checkpointing(&config, &self.settings.checkpoint_dir);
+        // Executors write below it and have a directory of their own by default.
+        config.insert(options::CHECKPOINTING_DIR.key.to_owned(), checkpointing.directory.clone());
         let seed = u64::from_le_bytes(*job_id.as_bytes().first_chunk().unwrap_or(&[0; 8]));
-        let strategy = RestartStrategy::new(restart_policy(&config), record.restarts, seed);
-        let job = Job::recover(record.graph.clone(), self.settings.patience, strategy, known);
+        let strategy =
+            RestartStrategy::new(restart_policy(&config, checkpointing.when.interval.is_some()), record.restarts, seed);
+        let job = Job::recover(record.graph.clone(), self.settings.patience, strategy, checkpointing.when, known);
         let about = About {
             job: job_id,
             config,
@@ -140,6 +147,7 @@ impl Leader {
             plan: record.plan,
             artifact,
             submitted_ms: record.submitted_ms,
+            checkpointing,
         };
         let (meta, resources, sessions) = (self.meta.clone(), self.resources.clone(), Arc::clone(&self.sessions));
         let (master, handle) = JobMaster::new(about, job, places, meta, resources, sessions);
