@@ -117,6 +117,8 @@ impl FakeTaskManager {
             Action::Deploy(_) => "deploy",
             Action::Cancel { .. } => "cancel",
             Action::StopExecutor => "stop",
+            Action::TriggerCheckpoint(_) => "trigger checkpoint",
+            Action::NotifyCheckpoint(_) => "notify checkpoint",
         };
         self.state().commands.iter().map(name).collect()
     }
@@ -290,6 +292,7 @@ impl FakeTaskManager {
                     said.push(FromTaskManager::Execution(report(job, attempt, ExecutionState::Canceled)));
                 }
             }
+            (Action::TriggerCheckpoint(_) | Action::NotifyCheckpoint(_), _) => said.push(answer(Ok(CommandDone::Done))),
             (Action::StopExecutor, _) => {
                 state.executors.remove(&job);
                 said.push(answer(Ok(CommandDone::Done)));
@@ -302,7 +305,18 @@ impl FakeTaskManager {
 fn report(job: JobId, attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionReport {
     let failure = (state == ExecutionState::Failed).then(|| "user code: division by zero".to_owned());
     let progress = state.is_terminal().then(|| progress(job, attempt, 100));
-    ExecutionReport { job, attempt, state, failure, progress, peer_lost: false, start_ms: None }
+    let checkpoints = Vec::new();
+    ExecutionReport {
+        job,
+        attempt,
+        state,
+        failure,
+        progress,
+        peer_lost: false,
+        start_ms: None,
+        checkpoints,
+        ended: false,
+    }
 }
 
 /// Counters of a task that read so many records.

@@ -17,7 +17,9 @@ pub use framing::{receive_from_executor, send_to_executor};
 
 use perennial_types::{ExecutionAttemptId, Fence, JobId};
 
-use crate::taskmanager::{CommandError, Deploy, ExecutionReport, TaskProgress};
+use crate::taskmanager::{
+    CheckpointReport, CommandError, Deploy, ExecutionReport, NotifyCheckpoint, TaskProgress, TriggerCheckpoint,
+};
 
 /// From an executor to its TaskManager.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,8 @@ pub enum FromExecutor {
     Execution(ExecutionReport),
     /// Counters of running executions, once a second.
     Progress(Vec<TaskProgress>),
+    /// What became of a checkpoint in one execution. Kept until it is settled, and said again in the next hello.
+    Checkpoint(CheckpointReport),
 }
 
 /// Who an executor is and what it runs.
@@ -81,6 +85,10 @@ pub enum ExecutorAction {
     Stop,
     /// Says that the TaskManager lives.
     Heartbeat,
+    /// Begin a checkpoint.
+    TriggerCheckpoint(TriggerCheckpoint),
+    /// Settle checkpoints.
+    NotifyCheckpoint(NotifyCheckpoint),
 }
 
 /// What an executor is started with: one JSON document in the file named by `exec --spec FILE`.

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod arbitrary;
+mod checkpoint;
 #[cfg(feature = "grpc")]
 mod gateway;
 mod registrar;
@@ -13,13 +14,14 @@ mod registrar;
 mod tests;
 pub(crate) mod wire;
 
+pub use checkpoint::{CheckpointReport, NotifyCheckpoint, TriggerCheckpoint};
 #[cfg(feature = "grpc")]
 pub use gateway::{AttachError, Incoming, STREAM_CAPACITY, TaskManagerGateway, TaskManagerServer, attach};
 pub use registrar::{Decision, Registrar, StreamId};
 
 use perennial_types::{
     AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,
-    JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId,
+    JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId, TaskRestore,
 };
 
 /// From a TaskManager to a JobManager.
@@ -47,6 +49,8 @@ pub enum FromTaskManager {
         /// How it ended, such as `killed by signal 9`.
         cause: String,
     },
+    /// What became of a checkpoint in one execution.
+    Checkpoint(CheckpointReport),
 }
 
 /// What a TaskManager offers and what runs on it.
@@ -98,6 +102,10 @@ pub struct ExecutionReport {
     pub peer_lost: bool,
     /// When it was deployed, by its executor's clock, in milliseconds of the Unix epoch: a new leader shows the same.
     pub start_ms: Option<u64>,
+    /// What it has said about checkpoints that no leader has settled yet.
+    pub checkpoints: Vec<CheckpointReport>,
+    /// Its input is over, and it waits for its last checkpoint.
+    pub ended: bool,
 }
 
 /// Counters of one execution since it started.
@@ -186,6 +194,10 @@ pub enum Action {
     },
     /// End the executor and forget the job.
     StopExecutor,
+    /// Begin a checkpoint. Answered when the executor knows of it; what becomes of it follows as reports.
+    TriggerCheckpoint(TriggerCheckpoint),
+    /// Settle checkpoints.
+    NotifyCheckpoint(NotifyCheckpoint),
 }
 
 /// All an executor needs to rebuild its job.
@@ -225,6 +237,8 @@ pub struct TaskDeployment {
     pub slot: SlotIndex,
     /// The promise under which the job holds the slot.
     pub allocation: AllocationId,
+    /// What it begins with; none begins anew.
+    pub restore: Option<TaskRestore>,
 }
 
 /// Where one execution runs.

@@ -285,6 +285,10 @@ impl Executor<'_> {
                     Ok(())
                 }
                 ExecutorAction::Heartbeat => Ok(()),
+                ExecutorAction::TriggerCheckpoint(_) => {
+                    Err(CommandError::Failed("this executor takes no checkpoints".to_owned()))
+                }
+                ExecutorAction::NotifyCheckpoint(_) => Ok(()),
             }
         } else {
             self.stale_commands += 1;

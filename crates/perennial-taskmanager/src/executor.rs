@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_rpc::executor::{ExecutorAction, ExecutorSpec, Hello};
-use perennial_rpc::taskmanager::{CommandError, ExecutionReport, StartExecutor, TaskProgress};
+use perennial_rpc::taskmanager::{CheckpointReport, CommandError, ExecutionReport, StartExecutor, TaskProgress};
 use perennial_types::config::{Origin as ConfigOrigin, options};
 use perennial_types::{ClusterId, Configuration, Fence, JobId, ProtocolRange, TaskManagerId};
 use tokio::sync::mpsc;
@@ -86,6 +86,8 @@ pub(crate) enum ExecutorEvent {
     },
     /// An execution changed its state.
     Execution(ExecutionReport),
+    /// What became of a checkpoint in one of its executions.
+    Checkpoint(CheckpointReport),
     /// Counters of its executions.
     Progress(Vec<TaskProgress>),
     /// It has refused so many more commands of deposed leaders.

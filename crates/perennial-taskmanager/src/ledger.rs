@@ -6,12 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use perennial_rpc::taskmanager::{ExecutionReport, ExecutorReport, FromTaskManager, TaskDeployment};
+use perennial_rpc::taskmanager::{
+    CheckpointReport, ExecutionReport, ExecutorReport, FromTaskManager, NotifyCheckpoint, TaskDeployment,
+};
 use perennial_types::{ExecutionAttemptId, JobId};
 
 /// Jobs without an executor that are remembered at most; above it the one that ended first is forgotten. Reached only
 /// when leaders forget to stop executors that ended by themselves.
 const ENDED_JOBS_MAX: usize = 1024;
+
+/// What an execution has said about checkpoints and is kept at most. More than a leader has under way at once; above it
+/// the oldest is dropped.
+const CHECKPOINTS_KEPT_MAX: usize = 8;
 
 #[derive(Debug, Default)]
 struct Job {
@@ -53,14 +59,42 @@ impl Ledger {
     }
 
     /// Notes the state of an execution. False when it says nothing new: the state is known, or has been left for good.
-    pub(crate) fn record(&mut self, report: ExecutionReport) -> bool {
+    /// What it has said about checkpoints stays: see [`Ledger::checkpoint`].
+    pub(crate) fn record(&mut self, mut report: ExecutionReport) -> bool {
         let entry = self.jobs.entry(report.job).or_default();
         let known = entry.executions.get(&report.attempt);
-        if known.is_some_and(|known| known.state == report.state || known.state.is_terminal()) {
-            return false;
+        if let Some(known) = known {
+            if known.state.is_terminal() || (known.state, known.ended) == (report.state, report.ended) {
+                return false;
+            }
+            report.checkpoints.clone_from(&known.checkpoints);
         }
         entry.executions.insert(report.attempt, report);
         true
+    }
+
+    /// Notes what an execution says about a checkpoint, until a leader settles it. False when it was said before.
+    pub(crate) fn checkpoint(&mut self, report: CheckpointReport) -> bool {
+        let entry = self.jobs.entry(report.job).or_default();
+        // Without a state there is nothing a registration could carry it with; whoever leads now hears it all the same.
+        let Some(execution) = entry.executions.get_mut(&report.attempt) else { return true };
+        if execution.checkpoints.contains(&report) {
+            return false;
+        }
+        execution.checkpoints.retain(|known| known.checkpoint != report.checkpoint);
+        if execution.checkpoints.len() == CHECKPOINTS_KEPT_MAX {
+            execution.checkpoints.remove(0);
+        }
+        execution.checkpoints.push(report);
+        true
+    }
+
+    /// A leader has settled checkpoints: what was said about them need not be said again.
+    pub(crate) fn settle(&mut self, job: JobId, notice: &NotifyCheckpoint) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        for execution in entry.executions.values_mut() {
+            execution.checkpoints.retain(|report| !notice.settles(report.checkpoint));
+        }
     }
 
     /// Whether anything has been reported about an execution.
@@ -125,7 +159,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use perennial_types::{AllocationId, ExecutionState, SlotIndex, VertexId};
+    use perennial_types::{AllocationId, CheckpointId, ExecutionState, SlotIndex, VertexId};
 
     use super::*;
 
@@ -133,7 +167,17 @@ mod tests {
 
     fn report(subtask: u32, attempt: u32, state: ExecutionState) -> ExecutionReport {
         let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([9; 16]), subtask, attempt };
-        ExecutionReport { job: JOB, attempt, state, failure: None, progress: None, peer_lost: false, start_ms: None }
+        ExecutionReport {
+            job: JOB,
+            attempt,
+            state,
+            failure: None,
+            progress: None,
+            peer_lost: false,
+            start_ms: None,
+            checkpoints: Vec::new(),
+            ended: false,
+        }
     }
 
     fn ready(reports: Vec<ExecutionReport>) -> Ledger {
@@ -162,6 +206,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_about_checkpoints_is_kept_until_a_leader_settles_it() {
+        use ExecutionState::*;
+        let kept = |ledger: &Ledger| -> Vec<u64> {
+            let executor = &ledger.live()[0];
+            executor.executions[0].checkpoints.iter().map(|report| report.checkpoint.0).collect()
+        };
+        let said = |checkpoint| CheckpointReport {
+            job: JOB,
+            attempt: report(0, 0, Running).attempt,
+            checkpoint: CheckpointId(checkpoint),
+            result: Err("busy".to_owned()),
+        };
+        let mut ledger = ready(vec![report(0, 0, Running)]);
+        assert!(ledger.checkpoint(said(3)));
+        assert!(!ledger.checkpoint(said(3)), "said again");
+        assert!(ledger.checkpoint(said(4)));
+        assert!(ledger.checkpoint(said(5)));
+        assert!(ledger.record(ExecutionReport { ended: true, ..report(0, 0, Running) }), "its input is over");
+        assert_eq!(kept(&ledger), [3, 4, 5], "a state replaces nothing that was said");
+        ledger.settle(JOB, &NotifyCheckpoint { completed: Some(CheckpointId(3)), aborted: vec![CheckpointId(5)] });
+        assert_eq!(kept(&ledger), [4]);
+        for checkpoint in 10..30 {
+            ledger.checkpoint(said(checkpoint));
+        }
+        assert_eq!(kept(&ledger), (22..30).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_new_attempt_replaces_the_ended_ones_before_it() {
         use ExecutionState::*;
         let reports = vec![report(0, 0, Failed), report(0, 1, Canceled), report(1, 0, Running), report(2, 0, Finished)];
@@ -170,6 +242,7 @@ mod tests {
             attempt: report(subtask, 2, Deploying).attempt,
             slot: SlotIndex(0),
             allocation: AllocationId::from_bytes([0; 16]),
+            restore: None,
         };
         ledger.deployed(JOB, &[deploy(0), deploy(1)]);
         assert_eq!(states(&ledger), [(1, 0, Running), (2, 0, Finished)]);

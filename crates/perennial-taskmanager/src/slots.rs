@@ -120,7 +120,7 @@ mod tests {
 
     fn task(slot: u32, subtask: u32) -> TaskDeployment {
         let allocation = AllocationId::from_bytes([slot as u8; 16]);
-        TaskDeployment { attempt: attempt(subtask, 0), slot: SlotIndex(slot), allocation }
+        TaskDeployment { attempt: attempt(subtask, 0), slot: SlotIndex(slot), allocation, restore: None }
     }
 
     #[test]

@@ -38,5 +38,5 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
 }
 
 fn deployment(Placement { attempt, assignment }: Placement) -> TaskDeployment {
-    TaskDeployment { attempt, slot: assignment.slot, allocation: assignment.allocation }
+    TaskDeployment { attempt, slot: assignment.slot, allocation: assignment.allocation, restore: None }
 }

@@ -95,7 +95,8 @@ impl Leader {
                 self.masters.tell(job, Mail::Event(Event::ExecutorLost { taskmanager, cause })).await;
             }
             // A second registration on one stream is taken by the conversation.
-            FromTaskManager::Register(_) => {}
+            // No checkpoint is begun, so none is reported.
+            FromTaskManager::Register(_) | FromTaskManager::Checkpoint(_) => {}
         }
     }
 
@@ -147,7 +148,7 @@ impl Leader {
 }
 
 fn update(report: ExecutionReport) -> ExecutionUpdate {
-    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms } = report;
+    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms, .. } = report;
     ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters), start_ms }
 }
 

@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::taskmanager::arbitrary::{attempt, command_error, deploy, execution, fence, job, progress};
+use crate::taskmanager::arbitrary::{
+    attempt, checkpoint, command_error, deploy, execution, fence, job, notify, progress, trigger,
+};
 
 fn from_executor() -> impl Strategy<Value = FromExecutor> {
     let who = (any::<u32>(), job(), any::<u32>(), any::<u16>(), fence());
@@ -27,6 +29,7 @@ fn from_executor() -> impl Strategy<Value = FromExecutor> {
         (any::<u64>(), result).prop_map(|(id, result)| FromExecutor::Answer { id, result }),
         execution().prop_map(FromExecutor::Execution),
         vec(progress(), 0..4).prop_map(FromExecutor::Progress),
+        checkpoint().prop_map(FromExecutor::Checkpoint),
     ]
 }
 
@@ -36,6 +39,8 @@ fn to_executor() -> impl Strategy<Value = ToExecutor> {
         vec(attempt(), 0..4).prop_map(|attempts| ExecutorAction::Cancel { attempts }),
         Just(ExecutorAction::Stop),
         Just(ExecutorAction::Heartbeat),
+        trigger().prop_map(ExecutorAction::TriggerCheckpoint),
+        notify().prop_map(ExecutorAction::NotifyCheckpoint),
     ];
     (fence(), any::<u64>(), action).prop_map(|(fence, id, action)| ToExecutor { fence, id, action })
 }

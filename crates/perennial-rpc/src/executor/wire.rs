@@ -14,6 +14,7 @@ impl From<FromExecutor> for pb::ExecutorMessage {
             }
             FromExecutor::Execution(report) => Message::Execution(report.into()),
             FromExecutor::Progress(tasks) => Message::Progress(pb::ProgressReport { tasks: all(tasks) }),
+            FromExecutor::Checkpoint(report) => Message::Checkpoint(report.into()),
         };
         Self { message: Some(message) }
     }
@@ -32,6 +33,7 @@ impl TryFrom<pb::ExecutorMessage> for FromExecutor {
             }
             Message::Execution(report) => Self::Execution(report.try_into()?),
             Message::Progress(progress) => Self::Progress(each(progress.tasks)?),
+            Message::Checkpoint(report) => Self::Checkpoint(report.try_into()?),
         })
     }
 }
@@ -75,6 +77,8 @@ impl From<ToExecutor> for pb::ExecutorCommand {
             ExecutorAction::Cancel { attempts } => Wire::Cancel(pb::CancelExecutions { attempts: all(attempts) }),
             ExecutorAction::Stop => Wire::Stop(pb::StopAll {}),
             ExecutorAction::Heartbeat => Wire::Heartbeat(pb::ExecutorHeartbeat {}),
+            ExecutorAction::TriggerCheckpoint(trigger) => Wire::TriggerCheckpoint(trigger.into()),
+            ExecutorAction::NotifyCheckpoint(notice) => Wire::NotifyCheckpoint(notice.into()),
         };
         Self { fence: Some(command.fence.into()), id: command.id, action: Some(action) }
     }
@@ -90,6 +94,8 @@ impl TryFrom<pb::ExecutorCommand> for ToExecutor {
             Wire::Cancel(cancel) => ExecutorAction::Cancel { attempts: each(cancel.attempts)? },
             Wire::Stop(pb::StopAll {}) => ExecutorAction::Stop,
             Wire::Heartbeat(pb::ExecutorHeartbeat {}) => ExecutorAction::Heartbeat,
+            Wire::TriggerCheckpoint(trigger) => ExecutorAction::TriggerCheckpoint(trigger.try_into()?),
+            Wire::NotifyCheckpoint(notice) => ExecutorAction::NotifyCheckpoint(notice.try_into()?),
         };
         Ok(Self { fence: required(command.fence, "command.fence")?.into(), id: command.id, action })
     }

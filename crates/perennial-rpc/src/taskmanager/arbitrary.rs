@@ -1,8 +1,9 @@
 //! Any message of the TaskManager and executor conversations, for property tests.
 
 use perennial_types::{
-    AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,
-    JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId, VertexId,
+    AllocationId, ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation,
+    JobId, JobManagerId, KeyGroupRange, LeaderEpoch, OperatorId, OperatorRestore, OperatorSnapshot, PlanRequest,
+    SlotIndex, SnapshotKind, StateFile, TaskManagerId, TaskRestore, TaskSnapshot, VertexId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -47,8 +48,95 @@ pub(crate) fn progress() -> impl Strategy<Value = TaskProgress> {
 pub(crate) fn execution() -> impl Strategy<Value = ExecutionReport> {
     let state = proptest::sample::select(&ExecutionState::ALL[..]);
     let told = (option::of(any::<String>()), option::of(progress()), any::<bool>(), option::of(any::<u64>()));
-    (job(), attempt(), state, told).prop_map(|(job, attempt, state, (failure, progress, peer_lost, start_ms))| {
-        ExecutionReport { job, attempt, state, failure, progress, peer_lost, start_ms }
+    (job(), attempt(), state, told, vec(checkpoint(), FEW), any::<bool>()).prop_map(
+        |(job, attempt, state, (failure, progress, peer_lost, start_ms), checkpoints, ended)| ExecutionReport {
+            job,
+            attempt,
+            state,
+            failure,
+            progress,
+            peer_lost,
+            start_ms,
+            checkpoints,
+            ended,
+        },
+    )
+}
+
+fn checkpoint_id() -> impl Strategy<Value = CheckpointId> {
+    (1..=u64::MAX).prop_map(CheckpointId)
+}
+
+fn operator() -> impl Strategy<Value = OperatorId> {
+    any::<[u8; 16]>().prop_map(OperatorId::from_bytes)
+}
+
+fn list() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    vec(vec(any::<u8>(), FEW), FEW)
+}
+
+fn state_file() -> impl Strategy<Value = StateFile> {
+    let range = any::<(u16, u16)>().prop_map(|(a, b)| KeyGroupRange { first: a.min(b), last: a.max(b) });
+    (address(), any::<u64>(), any::<u32>(), option::of(range)).prop_map(|(name, bytes, crc, key_groups)| StateFile {
+        name,
+        bytes,
+        crc,
+        key_groups,
+    })
+}
+
+pub(crate) fn checkpoint() -> impl Strategy<Value = CheckpointReport> {
+    let operator = (operator(), option::of(state_file()), list())
+        .prop_map(|(operator, keyed, list)| OperatorSnapshot { operator, keyed, list });
+    let acked = (vec(operator, FEW), any::<bool>(), any::<[u64; 4]>()).prop_map(
+        |(operators, finished, [bytes, sync_us, async_ms, align_us])| TaskSnapshot {
+            operators,
+            finished,
+            bytes,
+            sync_us,
+            async_ms,
+            align_us,
+        },
+    );
+    let result = prop_oneof![acked.prop_map(Ok), any::<String>().prop_map(Err)];
+    (job(), attempt(), checkpoint_id(), result).prop_map(|(job, attempt, checkpoint, result)| CheckpointReport {
+        job,
+        attempt,
+        checkpoint,
+        result,
+    })
+}
+
+pub(crate) fn trigger() -> impl Strategy<Value = TriggerCheckpoint> {
+    let kind = prop_oneof![
+        Just(SnapshotKind::Checkpoint),
+        Just(SnapshotKind::Savepoint),
+        any::<bool>().prop_map(|drain| SnapshotKind::Suspend { drain }),
+    ];
+    (checkpoint_id(), kind, any::<bool>(), address(), any::<u64>(), vec(attempt(), FEW)).prop_map(
+        |(checkpoint, kind, exactly_once, directory, at_ms, roots)| TriggerCheckpoint {
+            checkpoint,
+            kind,
+            exactly_once,
+            directory,
+            at_ms,
+            roots,
+        },
+    )
+}
+
+pub(crate) fn notify() -> impl Strategy<Value = NotifyCheckpoint> {
+    (option::of(checkpoint_id()), vec(checkpoint_id(), FEW))
+        .prop_map(|(completed, aborted)| NotifyCheckpoint { completed, aborted })
+}
+
+fn restore() -> impl Strategy<Value = TaskRestore> {
+    let operator = (operator(), vec((address(), state_file()), FEW), list())
+        .prop_map(|(operator, keyed, list)| OperatorRestore { operator, keyed, list });
+    (checkpoint_id(), vec(operator, FEW), any::<bool>()).prop_map(|(checkpoint, operators, finished)| TaskRestore {
+        checkpoint,
+        operators,
+        finished,
     })
 }
 
@@ -100,15 +188,19 @@ pub(crate) fn from_taskmanager() -> impl Strategy<Value = FromTaskManager> {
         execution().prop_map(FromTaskManager::Execution),
         vec(progress(), FEW).prop_map(FromTaskManager::Progress),
         (job(), any::<String>()).prop_map(|(job, cause)| FromTaskManager::ExecutorLost { job, cause }),
+        checkpoint().prop_map(FromTaskManager::Checkpoint),
     ]
 }
 
 pub(crate) fn deploy() -> impl Strategy<Value = Deploy> {
-    let task = (attempt(), any::<u32>(), any::<[u8; 16]>()).prop_map(|(attempt, slot, allocation)| TaskDeployment {
-        attempt,
-        slot: SlotIndex(slot),
-        allocation: AllocationId::from_bytes(allocation),
-    });
+    let task = (attempt(), any::<u32>(), any::<[u8; 16]>(), option::of(restore())).prop_map(
+        |(attempt, slot, allocation, restore)| TaskDeployment {
+            attempt,
+            slot: SlotIndex(slot),
+            allocation: AllocationId::from_bytes(allocation),
+            restore,
+        },
+    );
     let executor = (address(), address()).prop_map(|(taskmanager, data_address)| ExecutorAddress {
         taskmanager: TaskManagerId(taskmanager),
         data_address,
@@ -147,6 +239,8 @@ fn command() -> impl Strategy<Value = Command> {
         deploy().prop_map(Action::Deploy),
         vec(attempt(), FEW).prop_map(|attempts| Action::Cancel { attempts }),
         Just(Action::StopExecutor),
+        trigger().prop_map(Action::TriggerCheckpoint),
+        notify().prop_map(Action::NotifyCheckpoint),
     ];
     (fence(), any::<u64>(), job(), action).prop_map(|(fence, id, job, action)| Command { fence, id, job, action })
 }

@@ -1,5 +1,7 @@
 //! The TaskManager conversation's messages to and from the wire.
 
+mod checkpoint;
+
 use perennial_types::{JobManagerId, LeaderEpoch, SlotIndex, TaskManagerId};
 
 use super::{
@@ -48,6 +50,7 @@ impl From<FromTaskManager> for pb::TaskManagerMessage {
             FromTaskManager::ExecutorLost { job, cause } => {
                 Message::ExecutorLost(pb::ExecutorLost { job: raw(job.as_bytes()), cause })
             }
+            FromTaskManager::Checkpoint(report) => Message::Checkpoint(report.into()),
         };
         Self { message: Some(message) }
     }
@@ -70,6 +73,7 @@ impl TryFrom<pb::TaskManagerMessage> for FromTaskManager {
             Message::ExecutorLost(lost) => {
                 Self::ExecutorLost { job: id(&lost.job, "executor_lost.job")?, cause: lost.cause }
             }
+            Message::Checkpoint(report) => Self::Checkpoint(report.try_into()?),
         })
     }
 }
@@ -137,6 +141,8 @@ impl From<ExecutionReport> for pb::ExecutionReport {
             progress: report.progress.map(Into::into),
             peer_lost: report.peer_lost,
             start_ms: report.start_ms,
+            checkpoints: all(report.checkpoints),
+            ended: report.ended,
         }
     }
 }
@@ -153,6 +159,8 @@ impl TryFrom<pb::ExecutionReport> for ExecutionReport {
             progress: report.progress.map(TryInto::try_into).transpose()?,
             peer_lost: report.peer_lost,
             start_ms: report.start_ms,
+            checkpoints: each(report.checkpoints)?,
+            ended: report.ended,
         })
     }
 }
@@ -258,6 +266,8 @@ impl From<Command> for pb::TaskManagerCommand {
             Action::Deploy(deploy) => Wire::Deploy(deploy.into()),
             Action::Cancel { attempts } => Wire::Cancel(pb::CancelExecutions { attempts: all(attempts) }),
             Action::StopExecutor => Wire::StopExecutor(pb::StopExecutor {}),
+            Action::TriggerCheckpoint(trigger) => Wire::TriggerCheckpoint(trigger.into()),
+            Action::NotifyCheckpoint(notice) => Wire::NotifyCheckpoint(notice.into()),
         };
         Self {
             fence: Some(command.fence.into()),
@@ -278,6 +288,8 @@ impl TryFrom<pb::TaskManagerCommand> for Command {
             Wire::Deploy(deploy) => Action::Deploy(deploy.try_into()?),
             Wire::Cancel(cancel) => Action::Cancel { attempts: each(cancel.attempts)? },
             Wire::StopExecutor(pb::StopExecutor {}) => Action::StopExecutor,
+            Wire::TriggerCheckpoint(trigger) => Action::TriggerCheckpoint(trigger.try_into()?),
+            Wire::NotifyCheckpoint(notice) => Action::NotifyCheckpoint(notice.try_into()?),
         };
         Ok(Self {
             fence: required(command.fence, "command.fence")?.into(),
@@ -341,7 +353,12 @@ impl TryFrom<pb::Deploy> for Deploy {
 
 impl From<TaskDeployment> for pb::TaskDeployment {
     fn from(task: TaskDeployment) -> Self {
-        Self { attempt: Some(task.attempt.into()), slot: task.slot.0, allocation: raw(task.allocation.as_bytes()) }
+        Self {
+            attempt: Some(task.attempt.into()),
+            slot: task.slot.0,
+            allocation: raw(task.allocation.as_bytes()),
+            restore: task.restore.map(Into::into),
+        }
     }
 }
 
@@ -353,6 +370,7 @@ impl TryFrom<pb::TaskDeployment> for TaskDeployment {
             attempt: required(task.attempt, "deploy.tasks.attempt")?.try_into()?,
             slot: SlotIndex(task.slot),
             allocation: id(&task.allocation, "deploy.tasks.allocation")?,
+            restore: task.restore.map(TryInto::try_into).transpose()?,
         })
     }
 }

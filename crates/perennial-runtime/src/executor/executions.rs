@@ -83,7 +83,17 @@ impl Executions {
         let (state, failure) = (execution.state, execution.failure.clone());
         let progress = state.is_terminal().then(|| self.progress_of(attempt, &execution.counters));
         let (peer_lost, start_ms) = (execution.peer_lost, Some(execution.start_ms));
-        Some(ExecutionReport { job: self.job, attempt, state, failure, progress, peer_lost, start_ms })
+        Some(ExecutionReport {
+            job: self.job,
+            attempt,
+            state,
+            failure,
+            progress,
+            peer_lost,
+            start_ms,
+            checkpoints: Vec::new(),
+            ended: false,
+        })
     }
 
     pub(super) fn reports(&self) -> impl Iterator<Item = ExecutionReport> {

@@ -204,6 +204,8 @@ impl Running {
                 Some(report) => ExecutorEvent::Execution(report),
                 None => return,
             },
+            FromExecutor::Checkpoint(report) if report.job == self.record.job => ExecutorEvent::Checkpoint(report),
+            FromExecutor::Checkpoint(_) => return,
             FromExecutor::Progress(mut tasks) => {
                 tasks.retain(|task| task.job == self.record.job);
                 ExecutorEvent::Progress(tasks)
@@ -220,6 +222,9 @@ impl Running {
     /// Reports about this job only: an executor speaks for no other. Notes which cancelled executions have ended.
     fn ours(&mut self, mut reports: Vec<ExecutionReport>) -> Vec<ExecutionReport> {
         reports.retain(|report| report.job == self.record.job);
+        for report in &mut reports {
+            report.checkpoints.retain(|checkpoint| checkpoint.job == self.record.job);
+        }
         for report in reports.iter().filter(|report| report.state.is_terminal()) {
             self.cancelling.remove(&report.attempt);
         }

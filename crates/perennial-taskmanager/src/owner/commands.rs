@@ -2,7 +2,8 @@
 
 use perennial_rpc::executor::ExecutorAction;
 use perennial_rpc::taskmanager::{
-    Action, Command, CommandAnswer, CommandDone, CommandError, Deploy, FromTaskManager, StartExecutor, StreamId,
+    Action, Command, CommandAnswer, CommandDone, CommandError, Deploy, FromTaskManager, NotifyCheckpoint,
+    StartExecutor, StreamId,
 };
 use perennial_types::{ExecutionAttemptId, Fence, JobId};
 use tokio::time::Instant;
@@ -59,6 +60,13 @@ impl Owner {
             Action::Deploy(deploy) => self.deploy(job, fence, deploy, reply),
             Action::Cancel { attempts } => self.cancel(job, fence, attempts, reply),
             Action::StopExecutor => self.stop_executor(job, fence, reply),
+            Action::TriggerCheckpoint(trigger) => match self.executors.get(&job) {
+                Some(Executor { stage: Stage::Ready, .. }) => {
+                    self.forward(job, fence, ExecutorAction::TriggerCheckpoint(trigger), reply, Vec::new())
+                }
+                _ => Some(failed(format!("job {job} has no executor here that could take a checkpoint"))),
+            },
+            Action::NotifyCheckpoint(notice) => self.notify_checkpoint(job, fence, notice, reply),
         };
         if let Some(result) = done {
             self.answer(reply, result);
@@ -138,6 +146,23 @@ impl Owner {
                 self.forward(job, fence, ExecutorAction::Cancel { attempts: running }, reply, Vec::new())
             }
             // Nothing runs there, or soon will not.
+            _ => Some(Ok(CommandDone::Done)),
+        }
+    }
+
+    fn notify_checkpoint(
+        &mut self,
+        job: JobId,
+        fence: Fence,
+        notice: NotifyCheckpoint,
+        reply: ReplyTo,
+    ) -> Option<Result<CommandDone, CommandError>> {
+        self.ledger.settle(job, &notice);
+        match self.executors.get(&job) {
+            Some(Executor { stage: Stage::Ready, .. }) => {
+                self.forward(job, fence, ExecutorAction::NotifyCheckpoint(notice), reply, Vec::new())
+            }
+            // Nothing runs there that had a part in one.
             _ => Some(Ok(CommandDone::Done)),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use perennial_base::OnError;
 use perennial_rpc::taskmanager::{
-    CommandDone, CommandError, ExecutionReport, FromTaskManager, Registrar, StartExecutor,
+    CheckpointReport, CommandDone, CommandError, ExecutionReport, FromTaskManager, Registrar, StartExecutor,
 };
 use perennial_types::{ArtifactDigest, Fence, JobId};
 use tokio::sync::oneshot;
@@ -157,6 +157,7 @@ impl Owner {
             ExecutorEvent::Ready { data_port, executions } => self.ready(job, data_port, executions),
             ExecutorEvent::Answer { ticket, result } => self.answered(ticket, result),
             ExecutorEvent::Execution(report) => self.execution(report),
+            ExecutorEvent::Checkpoint(report) => self.checkpoint(report),
             ExecutorEvent::Progress(tasks) => self.report(FromTaskManager::Progress(tasks)),
             ExecutorEvent::Stale(more) => {
                 self.stale_commands += more;
@@ -199,10 +200,24 @@ impl Owner {
         }
     }
 
-    fn execution(&mut self, report: ExecutionReport) {
-        if !self.ledger.record(report.clone()) {
-            return;
+    fn execution(&mut self, mut report: ExecutionReport) {
+        // A state that is known says nothing new, but what comes with it may: it was said while nobody was connected.
+        let checkpoints = std::mem::take(&mut report.checkpoints);
+        if self.ledger.record(report.clone()) {
+            self.changed(report);
         }
+        for report in checkpoints {
+            self.checkpoint(report);
+        }
+    }
+
+    fn checkpoint(&mut self, report: CheckpointReport) {
+        if self.ledger.checkpoint(report.clone()) && self.stopping.is_none() {
+            self.report(FromTaskManager::Checkpoint(report));
+        }
+    }
+
+    fn changed(&mut self, report: ExecutionReport) {
         if report.state.is_terminal() {
             self.slots.ended(report.job, report.attempt);
         }

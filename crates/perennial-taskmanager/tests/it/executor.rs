@@ -74,6 +74,8 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
                 progress: None,
                 peer_lost: false,
                 start_ms: None,
+                checkpoints: Vec::new(),
+                ended: false,
             };
             let mut reports = Vec::new();
             if !fence.admit(command.fence) {
@@ -101,6 +103,7 @@ fn serve(mode: &str, spec: &ExecutorSpec) -> ! {
                         std::io::stdout().flush().unwrap();
                         std::process::exit(0);
                     }
+                    ExecutorAction::TriggerCheckpoint(_) | ExecutorAction::NotifyCheckpoint(_) => {}
                     ExecutorAction::Heartbeat => continue,
                 }
             }

@@ -88,6 +88,7 @@ fn deploy(slots: &[u32]) -> Action {
         attempt: attempt(*slot),
         slot: SlotIndex(*slot),
         allocation: AllocationId::from_bytes([3; 16]),
+        restore: None,
     };
     Action::Deploy(Deploy { tasks: slots.iter().map(task).collect(), placement: vec![], executors: vec![] })
 }
