@@ -3,11 +3,13 @@
 //! No clock and no randomness, and reads only through [`View`], so every member computes the same. All changes of a
 //! command are returned at once and written as one batch; a command never sees its own changes.
 
+mod checkpoint;
+
 use perennial_types::{ExecutionAttemptId, JobId, JobStatus, LeaderEpoch, RequestId};
 
 use crate::command::{Command, Outcome};
 use crate::kv::{self, Change, StateError, View, delete, list, put, read};
-use crate::record::{ArtifactRecord, DesiredState, JobHead, LeadershipRecord, PlacedExecution};
+use crate::record::{ArtifactRecord, DesiredState, JobHead, LeadershipRecord, PlacedExecution, ReservedCheckpoint};
 
 /// Leaderships remembered: enough for the UI and for a report of a day of faults.
 const LEADERSHIPS_KEPT: usize = 256;
@@ -74,6 +76,16 @@ pub(crate) fn apply(view: &impl View, entry: EntryId, command: Command) -> Appli
         Command::RecordTakeOver { epoch, .. } if epoch != entry.epoch => Ok((Outcome::Ignored, Vec::new())),
         Command::RecordTakeOver { epoch, take_over } => {
             Ok((Outcome::Done, vec![put::<kv::take_over::TakeOvers>(&epoch, &take_over)]))
+        }
+        Command::ReserveCheckpoint { job, checkpoint, kind, directory, request, deleted, at_ms } => {
+            let new = ReservedCheckpoint { id: checkpoint, kind, directory, request, at_ms };
+            on_live_job(view, job, |_| checkpoint::reserve(view, job, new, &deleted))
+        }
+        Command::CompleteCheckpoint { job, completed, retained } => {
+            on_live_job(view, job, |_| checkpoint::complete(view, job, completed, retained))
+        }
+        Command::AbortCheckpoint { job, checkpoints, reason: _ } => {
+            on_live_job(view, job, |_| checkpoint::abort(view, job, &checkpoints))
         }
     }
 }
@@ -193,6 +205,7 @@ fn end(view: &impl View, mut head: JobHead, status: JobStatus, at_ms: u64, failu
     head.failure = failure.or(head.failure);
     let mut changes = vec![put::<kv::job::Job>(&job, &head)];
     changes.extend(drop_executions(view, job)?);
+    changes.extend(checkpoint::end(view, job)?);
     Ok((Outcome::Done, changes))
 }
 
@@ -201,7 +214,9 @@ fn forget(view: &impl View, jobs: Vec<JobId>) -> Applied {
     let mut ended: Vec<JobHead> = Vec::new();
     for job in jobs {
         match read::<kv::job::Job>(view, &job)? {
-            Some(head) if head.status.is_globally_terminal() => ended.push(head),
+            Some(head) if head.status.is_globally_terminal() && checkpoint::may_be_forgotten(view, job)? => {
+                ended.push(head);
+            }
             _ => {}
         }
     }
@@ -214,6 +229,7 @@ fn forget(view: &impl View, jobs: Vec<JobId>) -> Applied {
         changes.push(delete::<kv::cancel::Cancels>(&head.job));
         changes.push(delete::<kv::artifact_use::ArtifactUse>(&(head.artifact, head.job)));
         changes.extend(drop_executions(view, head.job)?);
+        changes.extend(checkpoint::forget(view, head.job)?);
     }
     let jobs: Vec<JobId> = ended.iter().map(|head| head.job).collect();
     let mut artifacts: Vec<_> = ended.iter().map(|head| head.artifact).collect();

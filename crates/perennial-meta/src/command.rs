@@ -6,12 +6,12 @@
 //! fields over time and postcard cannot read a value that lacks one.
 
 use perennial_types::{
-    ArtifactDigest, ClusterId, ExecutionAttemptId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
-    RequestId, TakeOver,
+    ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch,
+    PlanRequest, RequestId, SnapshotKind, TakeOver,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::record::ExecutionRecord;
+use crate::record::{CompletedCheckpoint, ExecutionRecord};
 
 /// Version byte in front of an encoded command.
 const VERSION: u8 = 1;
@@ -98,7 +98,7 @@ pub enum Command {
         /// When.
         at_ms: u64,
     },
-    /// The one terminal result of a job; its executions are dropped.
+    /// The one terminal result of a job; its executions are dropped, and its checkpoints, but not its savepoints, discarded.
     EndJob {
         /// The job.
         job: JobId,
@@ -109,7 +109,8 @@ pub enum Command {
         /// Why it failed.
         failure: Option<String>,
     },
-    /// Forgets ended jobs with their requests, and artifacts that no job uses any more. Other jobs are left alone.
+    /// Forgets ended jobs with their requests, and artifacts that no job uses any more. Other jobs are left alone, and so are
+    /// those with a discarded checkpoint.
     ForgetJobs {
         /// The jobs.
         jobs: Vec<JobId>,
@@ -120,6 +121,43 @@ pub enum Command {
         epoch: LeaderEpoch,
         /// Its beginning.
         take_over: TakeOver,
+    },
+    /// Takes the next number for a checkpoint, which is in flight then. The same again is without effect while it is.
+    ReserveCheckpoint {
+        /// The job.
+        job: JobId,
+        /// The number: one more than the last one used, whatever became of that.
+        checkpoint: CheckpointId,
+        /// What for.
+        kind: SnapshotKind,
+        /// Of a checkpoint: the directory of all of the job's checkpoints. Of a savepoint: its own. Absolute.
+        directory: String,
+        /// The client's name for the request, of a savepoint.
+        request: Option<RequestId>,
+        /// Discarded checkpoints whose files are gone; those not discarded are ignored.
+        deleted: Vec<CheckpointId>,
+        /// When, in milliseconds of the Unix epoch.
+        at_ms: u64,
+    },
+    /// Makes a checkpoint in flight exist. The same again is without effect while it does.
+    ///
+    /// Discards the checkpoints in flight that are older, and the oldest completed ones; savepoints stay.
+    CompleteCheckpoint {
+        /// The job.
+        job: JobId,
+        /// The checkpoint; all its files are durable.
+        completed: CompletedCheckpoint,
+        /// Completed checkpoints that are kept, this one included; the newest always is.
+        retained: u32,
+    },
+    /// Discards checkpoints in flight: they never come to exist. Others are left alone.
+    AbortCheckpoint {
+        /// The job.
+        job: JobId,
+        /// The checkpoints.
+        checkpoints: Vec<CheckpointId>,
+        /// Why, for people.
+        reason: String,
     },
 }
 
@@ -153,11 +191,18 @@ pub enum Outcome {
     },
     /// The jobs were forgotten.
     Forgotten {
-        /// Those that were; others were unknown or have not ended.
+        /// Those that were; others were unknown, have not ended, or have a discarded checkpoint.
         jobs: Vec<JobId>,
         /// Artifacts no job uses any more; their records are gone, their bytes may go.
         artifacts: Vec<ArtifactDigest>,
     },
+    /// A checkpoint of the job cannot have this number.
+    CheckpointIdTaken {
+        /// The number the next one has.
+        next: CheckpointId,
+    },
+    /// The checkpoint is not in flight: it was never reserved, or was discarded, and must not exist.
+    CheckpointUnknown(CheckpointId),
 }
 
 /// Bytes that are no command of a version known here.
@@ -198,6 +243,9 @@ impl Command {
             Self::EndJob { .. } => "EndJob",
             Self::ForgetJobs { .. } => "ForgetJobs",
             Self::RecordTakeOver { .. } => "RecordTakeOver",
+            Self::ReserveCheckpoint { .. } => "ReserveCheckpoint",
+            Self::CompleteCheckpoint { .. } => "CompleteCheckpoint",
+            Self::AbortCheckpoint { .. } => "AbortCheckpoint",
         }
     }
 }

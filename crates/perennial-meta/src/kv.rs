@@ -19,12 +19,18 @@
 //! | `16` | [`leadership`] | epoch | who led, since when |
 //! | `17` | [`take_over`] | epoch | how that began |
 //! | `18` | [`cancel`] | job | requests that cancelled it, besides the first |
+//! | `19` | [`checkpoint_head`] | job | numbers of checkpoints used, and those in flight |
+//! | `1a` | [`checkpoint`] | job, checkpoint | a completed checkpoint |
+//! | `1b` | [`discarded`] | job, checkpoint | a checkpoint whose files are to be deleted |
 
 pub(crate) mod applied;
 pub(crate) mod artifact;
 pub(crate) mod artifact_use;
 pub(crate) mod cancel;
+pub(crate) mod checkpoint;
+pub(crate) mod checkpoint_head;
 pub(crate) mod cluster;
+pub(crate) mod discarded;
 pub(crate) mod execution;
 pub(crate) mod job;
 pub(crate) mod job_graph;

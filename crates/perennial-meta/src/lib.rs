@@ -69,6 +69,7 @@ pub use offline::{
 };
 pub use reader::{ReadError, StateReader};
 pub use record::{
-    ArtifactRecord, DesiredState, ExecutionRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution,
+    ArtifactRecord, CheckpointHead, CompletedCheckpoint, DesiredState, DiscardedCheckpoint, ExecutionRecord, JobHead,
+    JobRecord, LeadershipRecord, PlacedExecution, ReservedCheckpoint,
 };
 pub use store::{Member, MembershipWatch, MetaStore, RaftRole, Standing, Written};

@@ -4,7 +4,10 @@ use perennial_types::{ArtifactDigest, ClusterId, JobId, LeaderEpoch, RequestId, 
 use tokio::sync::watch;
 
 use crate::kv::{self, StateError, list, read};
-use crate::record::{ArtifactRecord, JobHead, JobRecord, LeadershipRecord, PlacedExecution};
+use crate::record::{
+    ArtifactRecord, CheckpointHead, CompletedCheckpoint, DiscardedCheckpoint, JobHead, JobRecord, LeadershipRecord,
+    PlacedExecution,
+};
 use crate::state::{Shared, StateDb};
 
 /// Why the state could not be read.
@@ -73,6 +76,21 @@ impl StateReader {
     /// Newest placements of a job's subtasks, ascending by vertex id and subtask.
     pub fn executions(&self, job: JobId) -> Result<Vec<PlacedExecution>, ReadError> {
         Ok(list::<kv::execution::Execution>(&Shared(&self.state), job.as_bytes())?)
+    }
+
+    /// Which numbers of checkpoints a job has used, and which it is taking; `None` before the first.
+    pub fn checkpoint_head(&self, job: JobId) -> Result<Option<CheckpointHead>, ReadError> {
+        Ok(read::<kv::checkpoint_head::CheckpointHeads>(&Shared(&self.state), &job)?)
+    }
+
+    /// Completed checkpoints and savepoints of a job, ascending by number.
+    pub fn checkpoints(&self, job: JobId) -> Result<Vec<CompletedCheckpoint>, ReadError> {
+        Ok(list::<kv::checkpoint::Checkpoints>(&Shared(&self.state), job.as_bytes())?)
+    }
+
+    /// Checkpoints of a job whose files are to be deleted, ascending by number.
+    pub fn discarded(&self, job: JobId) -> Result<Vec<DiscardedCheckpoint>, ReadError> {
+        Ok(list::<kv::discarded::Discarded>(&Shared(&self.state), job.as_bytes())?)
     }
 
     /// The newest leaderships, oldest first.

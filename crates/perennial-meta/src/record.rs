@@ -1,8 +1,8 @@
 //! What the replicated state holds, as callers read it.
 
 use perennial_types::{
-    AllocationId, ArtifactDigest, ExecutionAttemptId, Incarnation, JobGraph, JobId, JobManagerId, JobStatus,
-    LeaderEpoch, PlanRequest, RequestId, SlotIndex, TaskManagerId,
+    AllocationId, ArtifactDigest, CheckpointId, ExecutionAttemptId, Incarnation, JobGraph, JobId, JobManagerId,
+    JobStatus, LeaderEpoch, PlanRequest, RequestId, SlotIndex, SnapshotKind, TaskManagerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -149,4 +149,72 @@ pub struct LeadershipRecord {
     pub at_ms: u64,
     /// Log index of its first entry.
     pub index: u64,
+}
+
+/// Which numbers of checkpoints a job has used, and which it is taking.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointHead {
+    /// The last number used; 0 when none was. Never goes back.
+    pub counter: CheckpointId,
+    /// Reserved, and neither completed nor aborted yet; ascending.
+    pub in_flight: Vec<ReservedCheckpoint>,
+    /// Directory of the job's checkpoints, as the first of them named it; empty before.
+    pub directory: String,
+    /// Location of what the job was started from.
+    pub restored: Option<String>,
+}
+
+/// A checkpoint that is being taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedCheckpoint {
+    /// Its number.
+    pub id: CheckpointId,
+    /// What for.
+    pub kind: SnapshotKind,
+    /// Of a checkpoint: the directory of all of the job's checkpoints. Of a savepoint: its own. Absolute.
+    pub directory: String,
+    /// The client's name for the request, of a savepoint.
+    pub request: Option<RequestId>,
+    /// When it was reserved, in milliseconds of the Unix epoch.
+    pub at_ms: u64,
+}
+
+impl ReservedCheckpoint {
+    /// The directory of its files.
+    pub fn location(&self) -> String {
+        match self.kind {
+            SnapshotKind::Checkpoint => format!("{}/chk-{}", self.directory, self.id),
+            SnapshotKind::Savepoint | SnapshotKind::Suspend { .. } => self.directory.clone(),
+        }
+    }
+}
+
+/// A checkpoint that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletedCheckpoint {
+    /// Its number.
+    pub id: CheckpointId,
+    /// What for.
+    pub kind: SnapshotKind,
+    /// When it was begun, in milliseconds of the Unix epoch.
+    pub started_ms: u64,
+    /// When its last part was there.
+    pub at_ms: u64,
+    /// Directory of its files.
+    pub location: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// CRC-32 of its metadata: the JSON of a `CheckpointMetadata`.
+    pub metadata_crc: u32,
+    /// That JSON; `None` when it is too large for the log and only in its file.
+    pub inline: Option<Vec<u8>>,
+}
+
+/// A checkpoint whose files are to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardedCheckpoint {
+    /// Its number.
+    pub id: CheckpointId,
+    /// Directory of its files.
+    pub location: String,
 }

@@ -7,6 +7,8 @@ use perennial_types::{
     SlotIndex, TakeOver, TaskManagerId, VertexId,
 };
 
+mod checkpoint;
+
 use super::*;
 use crate::ExecutionRecord;
 use crate::kv::Pair;
