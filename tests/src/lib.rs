@@ -7,6 +7,7 @@
 //! Processes are ended by pid, when their [`Process`] is dropped at the latest, and so are the executors below them.
 
 mod cluster;
+mod exact;
 pub mod fake_taskmanager;
 mod faults;
 mod job;
@@ -17,6 +18,7 @@ mod wait;
 mod wrap;
 
 pub use cluster::{Cluster, ClusterBuilder, Endpoint, binary_under_test, free_ports};
+pub use exact::{Counted, verify_exactly_once};
 pub use faults::{MemberView, Placed, placed_in};
 pub use job::Submission;
 pub use process::{Process, Usage, descendants, usage_of};

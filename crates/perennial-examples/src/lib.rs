@@ -2,6 +2,7 @@
 //!
 //! Start with [`wordcount`].
 
+pub mod exactly_once;
 pub mod failing;
 pub mod gap_probe;
 pub mod idle;
@@ -19,6 +20,7 @@ pub fn registry() -> JobRegistry {
     JobRegistry::new()
         .job("wordcount", wordcount::build)
         .job("keyed_count", keyed_count::build)
+        .job("exactly_once", exactly_once::build)
         .job("passthrough", passthrough::build)
         .job("slow_sink", slow_sink::build)
         .job("stubborn", stubborn::build)

@@ -166,3 +166,39 @@ fn exec_refuses_another_job_than_the_planned_one() {
     let output = run(&["exec", "--spec", spec.to_str().unwrap()]);
     assert!(stderr(&output).contains("is not an executor's specification"), "{}", stderr(&output));
 }
+
+/// A job that ends finishes all its parts, with checkpoints or without, and names them after the way they were finished.
+#[test]
+fn counts_are_written_once() {
+    for (options, first) in
+        [(&[][..], "part-0"), (&["-D", "execution.checkpointing.interval=1h"][..], "part-0-0000000000")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let job = ["--job", "exactly_once", "-p", "2"];
+        let arguments = ["--keys", "10", "--count", "1000", "--out", out.to_str().unwrap()];
+        let output = run(&[&job[..], options, &arguments[..]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mut lines = Vec::new();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&out).unwrap() {
+            let path = entry.unwrap().path();
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+            lines.extend(fs::read_to_string(path).unwrap().lines().map(str::to_owned));
+        }
+        assert!(
+            names.iter().any(|name| name == first) && names.iter().all(|name| name.starts_with("part-")),
+            "{names:?}"
+        );
+        let mut counts: Vec<(u64, u64)> = lines
+            .iter()
+            .map(|line| {
+                let mut numbers = line.split(',').map(|number| number.parse().unwrap());
+                (numbers.next().unwrap(), numbers.next().unwrap())
+            })
+            .collect();
+        counts.sort_unstable();
+        let expect: Vec<(u64, u64)> = (0..10).flat_map(|key| (1..=100).map(move |count| (key, count))).collect();
+        assert_eq!(counts, expect);
+    }
+}
