@@ -1,10 +1,16 @@
 //! What the core decides, as TaskManagers are told it.
 
+use perennial_coordination::checkpoint::{StoredCheckpoint, assign};
 use perennial_coordination::execution_graph::Placement;
 use perennial_coordination::job::Command;
-use perennial_rpc::taskmanager::{Action, Deploy, ExecutorAddress, StartExecutor, TaskDeployment, TaskPlacement};
+use perennial_rpc::taskmanager::{
+    Action, Deploy, ExecutorAddress, NotifyCheckpoint, StartExecutor, TaskDeployment, TaskPlacement, TriggerCheckpoint,
+};
+use perennial_types::SnapshotKind;
 
 use super::About;
+use crate::checkpoints;
+use crate::unix_ms;
 
 /// A decision with what it needs besides; or why nobody can be told.
 pub(super) fn action(about: &About, command: Command) -> Result<Action, String> {
@@ -17,12 +23,11 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
             structural_hash: about.graph.structural_hash,
             config: about.config.clone(),
         }),
-        Command::Deploy { restore: Some(stored), .. } => {
-            // A task that started without it would do again what it has done.
-            return Err(format!("TaskManagers cannot be told to start from checkpoint {}", stored.checkpoint()));
-        }
-        Command::Deploy { tasks, placement, executors, restore: None } => Action::Deploy(Deploy {
-            tasks: tasks.into_iter().map(deployment).collect(),
+        Command::Deploy { tasks, placement, executors, restore } => Action::Deploy(Deploy {
+            tasks: tasks
+                .into_iter()
+                .map(|placement| deployment(about, restore.as_deref(), placement))
+                .collect::<Result<_, _>>()?,
             placement: placement.into_iter().map(|(attempt, executor)| TaskPlacement { attempt, executor }).collect(),
             executors: executors
                 .into_iter()
@@ -30,13 +35,27 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
                 .collect(),
         }),
         Command::Cancel { attempts } => Action::Cancel { attempts },
-        Command::TriggerCheckpoint { .. } | Command::NotifyCheckpoint { .. } => {
-            return Err("TaskManagers cannot be told of checkpoints".to_owned());
+        Command::TriggerCheckpoint { checkpoint, roots } => Action::TriggerCheckpoint(TriggerCheckpoint {
+            checkpoint,
+            kind: SnapshotKind::Checkpoint,
+            exactly_once: true,
+            directory: checkpoints::location(&about.checkpointing.directory, about.job, checkpoint),
+            at_ms: unix_ms(),
+            roots,
+        }),
+        Command::NotifyCheckpoint { completed, aborted } => {
+            Action::NotifyCheckpoint(NotifyCheckpoint { completed, aborted: aborted.into_iter().collect() })
         }
         Command::StopExecutor => Action::StopExecutor,
     })
 }
 
-fn deployment(Placement { attempt, assignment }: Placement) -> TaskDeployment {
-    TaskDeployment { attempt, slot: assignment.slot, allocation: assignment.allocation, restore: None }
+fn deployment(
+    about: &About,
+    restore: Option<&StoredCheckpoint>,
+    Placement { attempt, assignment }: Placement,
+) -> Result<TaskDeployment, String> {
+    let restore = restore.map(|stored| assign(stored, &about.graph, attempt)).transpose();
+    let restore = restore.map_err(|error| error.to_string())?;
+    Ok(TaskDeployment { attempt, slot: assignment.slot, allocation: assignment.allocation, restore })
 }

@@ -7,10 +7,10 @@ use std::time::Instant;
 use perennial_coordination::execution_graph::Counters;
 use perennial_coordination::job::{CommandKind, Event, ExecutionUpdate, ExecutorState};
 use perennial_rpc::taskmanager::{
-    CommandAnswer, CommandDone, CommandError, ExecutionReport, ExecutorReport, FromTaskManager, Registration,
-    TaskProgress, ToTaskManager,
+    CheckpointReport, CommandAnswer, CommandDone, CommandError, ExecutionReport, ExecutorReport, FromTaskManager,
+    Registration, TaskProgress, ToTaskManager,
 };
-use perennial_types::JobId;
+use perennial_types::{JobId, TaskManagerId};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -45,7 +45,9 @@ impl Leader {
             return Err(NotRegistered::LeadershipOver);
         }
         let mut executors: HashMap<JobId, ExecutorState> = HashMap::new();
-        for ExecutorReport { job, data_address, executions } in registration.executors {
+        let mut reports = Vec::new();
+        for ExecutorReport { job, data_address, mut executions } in registration.executors {
+            reports.extend(executions.iter_mut().flat_map(|execution| std::mem::take(&mut execution.checkpoints)));
             let executions = executions.into_iter().map(update).collect();
             executors.insert(job, ExecutorState { data_address, executions });
         }
@@ -59,6 +61,11 @@ impl Leader {
             if runs && !told {
                 orphans.push(job);
             }
+        }
+        // What it has said of checkpoints and nobody has settled may not have been heard.
+        for report in reports {
+            let job = report.job;
+            self.masters.tell(job, Mail::Event(snapshot(session.taskmanager.clone(), report))).await;
         }
         // Of jobs without a JobMaster, and of those whose JobMaster has just ended.
         orphans.extend(executors.into_keys());
@@ -95,8 +102,10 @@ impl Leader {
                 self.masters.tell(job, Mail::Event(Event::ExecutorLost { taskmanager, cause })).await;
             }
             // A second registration on one stream is taken by the conversation.
-            // No checkpoint is begun, so none is reported.
-            FromTaskManager::Register(_) | FromTaskManager::Checkpoint(_) => {}
+            FromTaskManager::Register(_) => {}
+            FromTaskManager::Checkpoint(report) => {
+                self.masters.tell(report.job, Mail::Event(snapshot(taskmanager, report))).await;
+            }
         }
     }
 
@@ -150,6 +159,11 @@ impl Leader {
 fn update(report: ExecutionReport) -> ExecutionUpdate {
     let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms, .. } = report;
     ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters), start_ms }
+}
+
+fn snapshot(taskmanager: TaskManagerId, report: CheckpointReport) -> Event {
+    let CheckpointReport { job: _, attempt, checkpoint, result } = report;
+    Event::Snapshot { taskmanager, attempt, checkpoint, result }
 }
 
 fn counters(progress: TaskProgress) -> Counters {
