@@ -71,6 +71,10 @@ mod tests {
         }
     }
 
+    fn sequence() -> Sequence {
+        Sequence { left: std::iter::once(10..20).collect() }
+    }
+
     /// Emits up to so many numbers, in one go.
     fn poll(reader: &mut Sequence, max: usize) -> Vec<u64> {
         let mut out = Vec::new();
@@ -80,18 +84,18 @@ mod tests {
 
     #[test]
     fn a_sequence_goes_on_where_its_snapshot_was_taken() {
-        let mut reader = Sequence { left: VecDeque::from([10..20]) };
+        let mut reader = sequence();
         assert_eq!(poll(&mut reader, 3), [10, 11, 12]);
         let splits = reader.snapshot().unwrap();
         assert_eq!(poll(&mut reader, 100), [13, 14, 15, 16, 17, 18, 19]);
-        let mut other = Sequence { left: VecDeque::from([10..20]) };
+        let mut other = sequence();
         // Splits of another subtask as well.
         other.restore([splits, vec![encoded(&(5u64, 6u64))]].concat()).unwrap();
         assert_eq!([poll(&mut other, 100), poll(&mut other, 100)].concat(), [13, 14, 15, 16, 17, 18, 19, 5]);
         // At its end it has nothing to keep, and nothing to do after a restore.
         let splits = reader.snapshot().unwrap();
         assert!(splits.is_empty());
-        let mut other = Sequence { left: VecDeque::from([10..20]) };
+        let mut other = sequence();
         other.restore(splits).unwrap();
         assert!(poll(&mut other, 100).is_empty());
         assert!(other.restore(vec![vec![1]]).is_err());
