@@ -8,9 +8,11 @@
 
 use std::sync::Arc;
 
-use perennial_coordination::checkpoint::StoredCheckpoint;
+use perennial_coordination::checkpoint::{CheckpointRecord, StoredCheckpoint};
+use perennial_meta::{CompletedCheckpoint, DiscardedCheckpoint, ReadError, StateReader};
 use perennial_types::{CheckpointId, CheckpointMetadata, JobId};
 use serde::Serialize;
+use tracing::warn;
 
 /// Name of the file in a checkpoint's directory.
 const METADATA_FILE: &str = "_metadata";
@@ -23,9 +25,81 @@ struct Header {
     crc: u32,
 }
 
-/// Directory of one checkpoint, below that of all.
-pub(crate) fn location(directory: &str, job: JobId, checkpoint: CheckpointId) -> String {
-    format!("{}/{job}/chk-{checkpoint}", directory.trim_end_matches('/'))
+/// Largest metadata of a checkpoint that is kept in the log: an entry has an end, and every JobManager holds it.
+const METADATA_BYTES_MAX: usize = 4 << 20;
+
+/// Directory of the checkpoints of one job, below that of all.
+pub(crate) fn directory(all: &str, job: JobId) -> String {
+    format!("{}/{job}", all.trim_end_matches('/'))
+}
+
+/// Directory of one checkpoint.
+pub(crate) fn location(all: &str, job: JobId, checkpoint: CheckpointId) -> String {
+    format!("{}/chk-{checkpoint}", directory(all, job))
+}
+
+/// A checkpoint as the log keeps it. An error is one that is too large for it.
+pub(crate) fn completed(stored: &StoredCheckpoint) -> Result<CompletedCheckpoint, String> {
+    let bytes = stored.encoded.len();
+    if bytes > METADATA_BYTES_MAX {
+        return Err(format!("its metadata has {bytes} bytes, {METADATA_BYTES_MAX} are possible"));
+    }
+    Ok(CompletedCheckpoint {
+        id: stored.checkpoint(),
+        kind: stored.metadata.kind,
+        started_ms: stored.started_ms,
+        at_ms: stored.metadata.at_ms,
+        location: stored.location.clone(),
+        bytes: stored.bytes(),
+        metadata_crc: stored.crc,
+        inline: Some(stored.encoded.to_vec()),
+    })
+}
+
+/// What a new leader finds of a job's checkpoints.
+pub(crate) fn recovered(state: &StateReader, job: JobId) -> Result<(CheckpointRecord, Option<String>), CannotRecover> {
+    let Some(head) = state.checkpoint_head(job)? else { return Ok((CheckpointRecord::default(), None)) };
+    let newest = state.checkpoints(job)?.into_iter().max_by_key(|checkpoint| checkpoint.id);
+    let completed = newest.map(stored).transpose()?.map(Arc::new);
+    let in_flight = head.in_flight.into_iter().map(|reserved| reserved.id).collect();
+    let all = head.directory.strip_suffix(&format!("/{job}")).map(str::to_owned);
+    Ok((CheckpointRecord { counter: head.counter.0, in_flight, completed }, all))
+}
+
+fn stored(completed: CompletedCheckpoint) -> Result<StoredCheckpoint, CannotRecover> {
+    let CompletedCheckpoint { id, started_ms, location, metadata_crc: crc, inline, .. } = completed;
+    let encoded: Arc<[u8]> = inline.unwrap_or_default().into();
+    let damaged = |what: String| CannotRecover::Damaged { checkpoint: id, what };
+    if crc32fast::hash(&encoded) != crc {
+        return Err(damaged("its checksum is wrong".to_owned()));
+    }
+    let metadata = serde_json::from_slice(&encoded).map_err(|error| damaged(error.to_string()))?;
+    Ok(StoredCheckpoint { metadata, started_ms, encoded, crc, location })
+}
+
+/// Why a job's checkpoints are not known. It must not go on without them: it would do again what it has done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CannotRecover {
+    /// The state cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The metadata of a checkpoint in the log makes no sense.
+    #[error("the metadata of checkpoint {checkpoint} is damaged: {what}")]
+    Damaged { checkpoint: CheckpointId, what: String },
+}
+
+/// Deletes the files of checkpoints. Returns which are gone; the others are tried again with the next. Blocks.
+pub(crate) fn delete(discarded: Vec<DiscardedCheckpoint>) -> Vec<CheckpointId> {
+    discarded.into_iter().filter(|discarded| delete_all(&discarded.location)).map(|discarded| discarded.id).collect()
+}
+
+/// Deletes a directory with what is in it. Returns whether it is gone. Blocks.
+pub(crate) fn delete_all(location: &str) -> bool {
+    let deleted = perennial_state::open(location).and_then(|storage| storage.delete_all(""));
+    if let Err(error) = &deleted {
+        warn!(location, %error, "a checkpoint that does not count any more was not deleted");
+    }
+    deleted.is_ok()
 }
 
 /// Writes the metadata of a checkpoint that was begun at `started_ms`. When it returns without error it is durable. Writing

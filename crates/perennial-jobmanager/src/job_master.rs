@@ -14,7 +14,7 @@ use perennial_coordination::job::{Effect, Event, Intent, Job, Timer};
 use perennial_meta::{ArtifactRecord, Command, ExecutionRecord, MetaStore, Outcome, WriteError};
 use perennial_rpc::taskmanager::Action;
 use perennial_types::{
-    CheckpointMetadata, Incarnation, JobGraph, JobId, JobStatus, PlanRequest, SnapshotKind, TaskManagerId,
+    CheckpointId, CheckpointMetadata, Incarnation, JobGraph, JobId, JobStatus, PlanRequest, SnapshotKind, TaskManagerId,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -75,6 +75,10 @@ pub(crate) struct JobMaster {
     ended_ms: Option<u64>,
     /// When the first checkpoint was completed under this leader.
     first_checkpoint: Option<Instant>,
+    /// Deletes the files of checkpoints that do not count any more; ends with those that are gone. One at a time.
+    cleaning: JoinSet<Vec<CheckpointId>>,
+    /// Gone, and the log has not been told: it is with the next checkpoint.
+    deleted: Vec<CheckpointId>,
     closed: bool,
     view: watch::Sender<Arc<JobView>>,
     meta: MetaStore,
@@ -112,6 +116,8 @@ impl JobMaster {
             places,
             ended_ms: None,
             first_checkpoint: None,
+            cleaning: JoinSet::new(),
+            deleted: Vec::new(),
             closed: false,
             view,
             meta,
@@ -138,7 +144,8 @@ impl JobMaster {
             }
             self.show();
             if self.closed {
-                return self.stop_leftovers().await;
+                self.stop_leftovers().await;
+                return self.delete_checkpoints().await;
             }
             events = self.next_events().await;
         }
@@ -172,6 +179,10 @@ impl JobMaster {
                     self.record_next();
                 }
                 vec![event]
+            }
+            Some(cleaned) = self.cleaning.join_next(), if !self.cleaning.is_empty() => {
+                self.deleted.extend(cleaned.unwrap_or_default());
+                Vec::new()
             }
             () = news(self.offers.clone()) => self.read_offer(),
         }
@@ -297,6 +308,29 @@ impl JobMaster {
             let (checkpoint, bytes) = (stored.checkpoint().0, stored.bytes());
             info!(checkpoint, duration_ms, bytes, location = stored.location, "checkpoint completed");
         }
+        if !self.cleaning.is_empty() {
+            return;
+        }
+        match self.meta.state().discarded(self.about.job) {
+            Ok(discarded) => {
+                let waiting = discarded.into_iter().filter(|discarded| !self.deleted.contains(&discarded.id)).collect();
+                self.cleaning.spawn_blocking(move || checkpoints::delete(waiting));
+            }
+            Err(error) => warn!(%error, "the discarded checkpoints cannot be read"),
+        }
+    }
+
+    /// Deletes the files of all checkpoints of a job that has ended.
+    async fn delete_checkpoints(&mut self) {
+        if self.about.checkpointing.when.interval.is_none() {
+            return;
+        }
+        self.cleaning.shutdown().await;
+        let directory = checkpoints::directory(&self.about.checkpointing.directory, self.about.job);
+        let deleting = tokio::task::spawn_blocking(move || checkpoints::delete_all(&directory));
+        if let Err(error) = deleting.await {
+            warn!(%error, "the checkpoints of a job that has ended were not deleted");
+        }
     }
 
     fn set_timer(&mut self, timer: Timer, after: Duration) {
@@ -335,7 +369,7 @@ impl JobMaster {
     }
 
     /// The entry that says it, or why the log has none for it.
-    fn command_of(&self, intent: Intent) -> Result<Command, String> {
+    fn command_of(&mut self, intent: Intent) -> Result<Command, String> {
         let (job, at_ms) = (self.about.job, unix_ms());
         Ok(match intent {
             Intent::Placement(placements) => {
@@ -354,8 +388,22 @@ impl JobMaster {
             Intent::End { status, failure } => {
                 Command::EndJob { job, status, at_ms: self.ended_ms.unwrap_or(at_ms), failure }
             }
-            Intent::ReserveCheckpoint(_) | Intent::CompleteCheckpoint(_) | Intent::AbortCheckpoint { .. } => {
-                return Err("the metadata log keeps no checkpoints".to_owned());
+            Intent::ReserveCheckpoint(checkpoint) => Command::ReserveCheckpoint {
+                job,
+                checkpoint,
+                kind: SnapshotKind::Checkpoint,
+                directory: checkpoints::directory(&self.about.checkpointing.directory, job),
+                request: None,
+                deleted: std::mem::take(&mut self.deleted),
+                at_ms,
+            },
+            Intent::CompleteCheckpoint(stored) => Command::CompleteCheckpoint {
+                job,
+                completed: checkpoints::completed(&stored)?,
+                retained: self.about.checkpointing.retained,
+            },
+            Intent::AbortCheckpoint { checkpoint, reason } => {
+                Command::AbortCheckpoint { job, checkpoints: vec![checkpoint], reason }
             }
         })
     }

@@ -18,11 +18,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Barrier, Counters, Network, Room};
+use perennial_exchange::{Barrier, Counters, Guarantee, Network, Room};
 use perennial_rpc::executor::{ExecutorAction, ExecutorSpec, FromExecutor, Hello, ToExecutor, write_from_executor};
-use perennial_rpc::taskmanager::{CommandError, Deploy, TaskDeployment};
+use perennial_rpc::taskmanager::{
+    CheckpointReport, CommandError, Deploy, NotifyCheckpoint, TaskDeployment, TriggerCheckpoint,
+};
 use perennial_types::config::{SetError, options};
-use perennial_types::{ARTIFACT_PROTOCOL, CheckpointId, ExecutionAttemptId, ExecutionState, Fence, SlotIndex};
+use perennial_types::{ARTIFACT_PROTOCOL, ExecutionAttemptId, ExecutionState, Fence, SlotIndex};
 
 use self::checkpoints::Checkpoints;
 use self::executions::{Executions, placement_of};
@@ -285,10 +287,14 @@ impl Executor<'_> {
                     Ok(())
                 }
                 ExecutorAction::Heartbeat => Ok(()),
-                ExecutorAction::TriggerCheckpoint(_) => {
-                    Err(CommandError::Failed("this executor takes no checkpoints".to_owned()))
+                ExecutorAction::TriggerCheckpoint(trigger) => {
+                    self.trigger(&trigger);
+                    Ok(())
                 }
-                ExecutorAction::NotifyCheckpoint(_) => Ok(()),
+                ExecutorAction::NotifyCheckpoint(notice) => {
+                    self.notify(&notice);
+                    Ok(())
+                }
             }
         } else {
             self.stale_commands += 1;
@@ -353,7 +359,8 @@ impl Executor<'_> {
             max_parallelism: vertex.max_parallelism,
             config: Arc::clone(&self.task_config),
         };
-        let builder = TaskBuilder::new(context, outputs, self.settings.writer, counters, None);
+        let restore = task.restore.clone().map(Arc::new);
+        let builder = TaskBuilder::new(context, outputs, self.settings.writer, counters, restore);
         let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::default(), Arc::default());
         Ok(NewTask { attempt, builder, factory, input, room, cancelled, mailbox })
     }
@@ -395,25 +402,33 @@ impl Executor<'_> {
         }
     }
 
-    /// Has those of `roots` that run here make their barriers. A second time changes nothing.
-    fn trigger(&mut self, barrier: Barrier, directory: &str, roots: &[ExecutionAttemptId]) {
-        for (taken, directory) in self.checkpoints.triggered(barrier.checkpoint, directory) {
+    /// Has those of the roots that run here make their barriers. A second time changes nothing, but that what was said of it is
+    /// said again.
+    fn trigger(&mut self, trigger: &TriggerCheckpoint) {
+        let TriggerCheckpoint { checkpoint, kind, exactly_once, ref directory, at_ms, ref roots } = *trigger;
+        let guarantee = if exactly_once { Guarantee::ExactlyOnce } else { Guarantee::AtLeastOnce };
+        let barrier = Barrier { checkpoint, kind, guarantee, triggered_ms: at_ms };
+        for (taken, directory) in self.checkpoints.triggered(checkpoint, directory) {
             self.upload(taken, directory);
         }
-        if !self.checkpoints.is_over(barrier.checkpoint) {
+        for report in self.executions.said_of(checkpoint) {
+            self.tell(&FromExecutor::Checkpoint(report));
+        }
+        if !self.checkpoints.is_over(checkpoint) {
             self.post(TaskCommand::Trigger(barrier), |attempt| roots.contains(&attempt));
         }
     }
 
     /// A checkpoint is complete, and others are given up.
-    fn notify(&mut self, completed: CheckpointId, aborted: &[CheckpointId]) {
-        for checkpoint in aborted.iter().copied() {
+    fn notify(&mut self, notice: &NotifyCheckpoint) {
+        self.executions.settle(notice);
+        for checkpoint in notice.aborted.iter().copied() {
             if !self.checkpoints.is_over(checkpoint) {
                 self.checkpoints.aborted(checkpoint);
                 self.post(TaskCommand::Aborted(checkpoint), |_| true);
             }
         }
-        if !self.checkpoints.is_over(completed) {
+        if let Some(completed) = notice.completed.filter(|completed| !self.checkpoints.is_over(*completed)) {
             self.checkpoints.completed(completed);
             self.post(TaskCommand::Completed(completed), |_| true);
         }
@@ -441,6 +456,10 @@ impl Executor<'_> {
         }
         if let Err(reason) = &result {
             eprintln!("executor of job {}: no checkpoint {checkpoint} of {attempt}: {reason}", self.spec.job);
+        }
+        let report = CheckpointReport { job: self.spec.job, attempt, checkpoint, result };
+        if self.executions.keep(&report) {
+            self.tell(&FromExecutor::Checkpoint(report));
         }
     }
 

@@ -16,6 +16,7 @@ use tracing::{error, warn};
 
 use super::Leader;
 use super::history::Awaited;
+use crate::checkpoints::{self, CannotRecover};
 use crate::job_master::{About, JobMaster};
 use crate::settings::{checkpointing, restart_policy};
 use crate::unix_ms;
@@ -25,6 +26,8 @@ pub(super) struct Found {
     record: JobRecord,
     executions: Vec<PlacedExecution>,
     artifact: Option<ArtifactRecord>,
+    /// Its checkpoints, with the directory they are below, or why they are not known.
+    checkpoints: Result<(CheckpointRecord, Option<String>), CannotRecover>,
     index: u64,
 }
 
@@ -62,7 +65,11 @@ fn find(meta: &MetaStore, job: JobId) -> Result<Option<Found>, ReadError> {
     let state = meta.state();
     let Some(record) = state.job(job)? else { return Ok(None) };
     let artifact = state.artifact(record.artifact)?;
-    Ok(Some(Found { executions: state.executions(job)?, artifact, record, index: state.applied() }))
+    let checkpoints = match checkpoints::recovered(&state, job) {
+        Err(CannotRecover::Read(error)) => return Err(error),
+        checkpoints => checkpoints,
+    };
+    Ok(Some(Found { executions: state.executions(job)?, artifact, checkpoints, record, index: state.applied() }))
 }
 
 fn assignment(placed: &PlacedExecution) -> Assignment {
@@ -93,14 +100,15 @@ fn effective_config(
 impl Leader {
     /// Gives a job of the log its JobMaster, or ends it with the reason why it cannot have one.
     pub(super) fn take_over(self: &Arc<Self>, found: Found) {
-        let Found { record, executions, artifact, index } = found;
+        let Found { record, executions, artifact, checkpoints, index } = found;
         let job_id = record.job;
-        let problem = match (validate(&record.graph), &artifact) {
-            (Err(error), _) => Some(format!("it cannot be recovered: {error}")),
-            (_, None) => Some(format!("it cannot be recovered: artifact {} is not recorded", record.artifact)),
+        let problem = match (validate(&record.graph), &artifact, &checkpoints) {
+            (Err(error), ..) => Some(format!("it cannot be recovered: {error}")),
+            (_, None, _) => Some(format!("it cannot be recovered: artifact {} is not recorded", record.artifact)),
+            (.., Err(error)) => Some(format!("it cannot be recovered: {error}")),
             _ => None,
         };
-        let (None, Some(artifact)) = (&problem, artifact) else {
+        let (None, Some(artifact), Ok((checkpoints, recorded))) = (&problem, artifact, checkpoints) else {
             let problem = problem.unwrap_or_default();
             error!(%job_id, problem, "job cannot be taken over");
             let this = Arc::clone(self);
@@ -129,11 +137,15 @@ impl Leader {
             deployed_ms: time_of(&record, JobStatus::Created),
             restarted_ms: time_of(&record, JobStatus::Restarting),
             restarts: record.restarts,
-            checkpoints: CheckpointRecord::default(),
+            checkpoints,
             index,
         };
         let mut config = effective_config(&self.settings.cluster_options, &record.plan, &record.graph);
-        let checkpointing = checkpointing(&config, &self.settings.checkpoint_dir);
+        let mut checkpointing = checkpointing(&config, &self.settings.checkpoint_dir);
+        if let Some(recorded) = recorded {
+            // Every leader uses the directory that the first one has chosen.
+            checkpointing.directory = recorded;
+        }
         // Executors write below it and have a directory of their own by default.
         config.insert(options::CHECKPOINTING_DIR.key.to_owned(), checkpointing.directory.clone());
         let seed = u64::from_le_bytes(*job_id.as_bytes().first_chunk().unwrap_or(&[0; 8]));

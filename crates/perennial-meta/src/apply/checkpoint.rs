@@ -76,16 +76,13 @@ pub(super) fn end(view: &impl View, job: JobId) -> Result<Vec<Change>, StateErro
     Ok(changes)
 }
 
-/// Whether no file is left that only the record of a discarded checkpoint tells of.
-pub(super) fn may_be_forgotten(view: &impl View, job: JobId) -> Result<bool, StateError> {
-    Ok(list::<kv::discarded::Discarded>(view, job.as_bytes())?.is_empty())
-}
-
 /// Forgets all of a job, with its savepoints, whose files belong to who asked for them.
 pub(super) fn forget(view: &impl View, job: JobId) -> Result<Vec<Change>, StateError> {
     let completed = list::<kv::checkpoint::Checkpoints>(view, job.as_bytes())?;
     let completed = completed.iter().map(|checkpoint| delete::<kv::checkpoint::Checkpoints>(&(job, checkpoint.id)));
-    Ok(completed.chain([delete::<kv::checkpoint_head::CheckpointHeads>(&job)]).collect())
+    let discarded = list::<kv::discarded::Discarded>(view, job.as_bytes())?;
+    let discarded = discarded.iter().map(|discarded| delete::<kv::discarded::Discarded>(&(job, discarded.id)));
+    Ok(completed.chain(discarded).chain([delete::<kv::checkpoint_head::CheckpointHeads>(&job)]).collect())
 }
 
 /// Takes what is in flight and meant out of the head; `None` when nothing is.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use perennial_exchange::{Counters, Peer};
-use perennial_rpc::taskmanager::{Deploy, ExecutionReport, ExecutorAddress, TaskProgress};
-use perennial_types::{ExecutionAttemptId, ExecutionState, JobGraph, JobId, SlotIndex};
+use perennial_rpc::taskmanager::{
+    CheckpointReport, Deploy, ExecutionReport, ExecutorAddress, NotifyCheckpoint, TaskProgress,
+};
+use perennial_types::{CheckpointId, ExecutionAttemptId, ExecutionState, JobGraph, JobId, SlotIndex};
 
 use crate::mailbox::Mailbox;
 use crate::slot::NewTask;
@@ -24,6 +26,8 @@ pub(super) struct Execution {
     pub(super) counters: Arc<Counters>,
     pub(super) cancelled: Arc<AtomicBool>,
     pub(super) mailbox: Arc<Mailbox>,
+    /// What it has said of checkpoints that are not settled: a few, since none begins while many are under way.
+    checkpoints: Vec<CheckpointReport>,
 }
 
 /// Executions by attempt. Of each subtask the newest attempt is remembered after its end.
@@ -56,7 +60,9 @@ impl Executions {
         let start_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
         let (state, failure, peer_lost) = (ExecutionState::Deploying, None, false);
         let (cancelled, mailbox) = (Arc::clone(&task.cancelled), Arc::clone(&task.mailbox));
-        let execution = Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled, mailbox };
+        let checkpoints = Vec::new();
+        let execution =
+            Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled, mailbox, checkpoints };
         self.all.insert(attempt, execution);
     }
 
@@ -91,9 +97,32 @@ impl Executions {
             progress,
             peer_lost,
             start_ms,
-            checkpoints: Vec::new(),
+            checkpoints: execution.checkpoints.clone(),
             ended: false,
         })
+    }
+
+    /// Keeps what an execution says of a checkpoint until that is settled. Returns whether it is known, and has not said so before.
+    pub(super) fn keep(&mut self, report: &CheckpointReport) -> bool {
+        let Some(execution) = self.all.get_mut(&report.attempt) else { return false };
+        let is_new = execution.checkpoints.iter().all(|kept| kept.checkpoint != report.checkpoint);
+        if is_new {
+            execution.checkpoints.push(report.clone());
+        }
+        is_new
+    }
+
+    /// What was said of a checkpoint that is not settled.
+    pub(super) fn said_of(&self, checkpoint: CheckpointId) -> Vec<CheckpointReport> {
+        let all = self.all.values().flat_map(|execution| &execution.checkpoints);
+        all.filter(|kept| kept.checkpoint == checkpoint).cloned().collect()
+    }
+
+    /// Forgets what was said of checkpoints that are settled.
+    pub(super) fn settle(&mut self, notice: &NotifyCheckpoint) {
+        for execution in self.all.values_mut() {
+            execution.checkpoints.retain(|kept| !notice.settles(kept.checkpoint));
+        }
     }
 
     pub(super) fn reports(&self) -> impl Iterator<Item = ExecutionReport> {
