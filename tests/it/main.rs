@@ -1,6 +1,7 @@
 //! Real processes, real sockets, real disks. One binary with a module per theme; the harness is `perennial-tests`.
 
 mod bad_input;
+mod checkpoints;
 mod demo;
 mod group;
 mod history;

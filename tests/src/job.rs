@@ -21,6 +21,11 @@ impl Cluster {
         self.submit_artifact(self.binary(), job_name, parallelism, args)
     }
 
+    /// The same with flags of `run`, such as `-D key=value`.
+    pub fn submit_with(&self, job_name: &str, parallelism: u32, flags: &[&str], args: &[&str]) -> Result<Submission> {
+        self.run_detached(self.binary(), job_name, parallelism, flags, args)
+    }
+
     /// `perennial run -d` of a job of any artifact.
     pub fn submit_artifact(
         &self,
@@ -29,9 +34,22 @@ impl Cluster {
         parallelism: u32,
         args: &[&str],
     ) -> Result<Submission> {
+        self.run_detached(artifact, job_name, parallelism, &[], args)
+    }
+
+    fn run_detached(
+        &self,
+        artifact: &Path,
+        job_name: &str,
+        parallelism: u32,
+        flags: &[&str],
+        args: &[&str],
+    ) -> Result<Submission> {
         let artifact = artifact.display().to_string();
         let parallelism = parallelism.to_string();
-        let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name, &artifact, "--"];
+        let mut line = vec!["run", "-d", "-p", &parallelism, "--job-classname", job_name];
+        line.extend(flags);
+        line.extend([artifact.as_str(), "--"]);
         line.extend(args);
         let output = self.run_cli(&line)?;
         let job = output.split_once("JobID ").and_then(|(_, rest)| rest.split_whitespace().next());
