@@ -104,6 +104,18 @@ fn a_leader_that_hears_nothing_is_replaced() {
     }
 }
 
+/// The model let the newer command overtake the older one before, which no stream does.
+#[test]
+fn a_leader_that_stood_still_commands_in_order() {
+    let mut froze = 0;
+    for seed in 0..5 {
+        let (report, frozen) = World::new(seed, None).freeze_with_orders();
+        assert!(report.violations.is_empty(), "{}", explain(seed, &report));
+        froze += u64::from(frozen && report.coverage.leaderships == 1);
+    }
+    assert!(froze > 0, "commands never waited for a leader that leads on");
+}
+
 /// Were it not so, a seed that fails could not be looked at.
 #[test]
 fn the_same_seed_gives_the_same_trace() {

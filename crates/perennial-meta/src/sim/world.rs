@@ -1,6 +1,6 @@
 //! The simulation's loop: each millisecond, what is due happens, then every process runs for as long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +18,7 @@ use super::disk::Disk;
 use super::faults::{self, Fault};
 use super::member::{Member, Standing};
 use super::network::{ConnId, Delivery, Frame, Net, Node, Request, Transfer, Way};
-use super::taskmanager::TaskManager;
+use super::taskmanager::{Conversations, TaskManager};
 use super::{Bug, Coverage, Report, lock};
 use crate::command::{Command, Outcome};
 use crate::error::WriteError;
@@ -45,7 +45,6 @@ const HEARTBEAT_MS: u64 = 300;
 const DIAL_MS: u64 = 100;
 
 /// What happens at some time.
-#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 enum Plan {
     Start(Node),
     Fault,
@@ -54,28 +53,19 @@ enum Plan {
     Heartbeat(Node),
     Wish(u64),
     Attempt(u64),
-    Arrives {
-        client: u64,
-        attempt: u64,
-        to: Node,
-    },
-    Answered {
-        client: u64,
-        attempt: u64,
-        answer: Answer,
-    },
-    Impatient {
-        client: u64,
-        attempt: u64,
-    },
-    /// A JobMaster sends the command that an entry orders.
-    Command {
-        from: Node,
-        life: u64,
-        epoch: LeaderEpoch,
-        to: Node,
-        command: TaskCommand,
-    },
+    Arrives { client: u64, attempt: u64, to: Node },
+    Answered { client: u64, attempt: u64, answer: Answer },
+    Impatient { client: u64, attempt: u64 },
+}
+
+/// What a JobMaster sends when it is due: the command that an entry orders.
+struct Order {
+    due: u64,
+    /// Which process of the member sends it.
+    life: u64,
+    epoch: LeaderEpoch,
+    to: Node,
+    command: TaskCommand,
 }
 
 /// What a client hears.
@@ -118,8 +108,10 @@ pub(super) struct World {
     phase: Phase,
     /// The next member that grants a vote dies.
     armed: bool,
-    /// When the JobMasters of each member send what they send next.
-    orders: Vec<u64>,
+    /// What the JobMasters of each member have still to send, the oldest first. The commands of one process to one TaskManager leave
+    /// through one stream in the order of their entries: were each planned for itself, those that wait while their process stands
+    /// still could overtake each other.
+    orders: Vec<VecDeque<Order>>,
     coverage: Coverage,
     trace: Vec<String>,
     dir: PathBuf,
@@ -153,7 +145,7 @@ impl World {
             said: Arc::default(),
             phase: Phase::Safety,
             armed: false,
-            orders: vec![0; members],
+            orders: (0..members).map(|_| VecDeque::new()).collect(),
             coverage: Coverage::default(),
             trace: Vec::new(),
             dir,
@@ -241,6 +233,27 @@ impl World {
         (self.end(), leader.is_some() && replaced)
     }
 
+    /// Lets a leader stand still while two commands for one job, to one TaskManager, become due one after the other. Returns what
+    /// happened, and whether it was so.
+    pub(super) fn freeze_with_orders(mut self) -> (Report, bool) {
+        self.agenda.retain(|_, plan| !matches!(plan, Plan::Fault));
+        let same = |a: &Order, b: &Order| a.to == b.to && a.command.job == b.command.job && a.due < b.due;
+        let waiting = |world: &Self| {
+            let two = |node: &Node| {
+                let orders = &world.orders[*node];
+                orders.iter().enumerate().any(|(at, first)| orders.range(at..).any(|second| same(first, second)))
+            };
+            (0..world.members.len()).find(two)
+        };
+        self.pass(SAFETY_MS, |world| waiting(world).is_some());
+        let Some(node) = waiting(&self) else { return (self.end(), false) };
+        let last = self.orders[node].back().map_or(0, |order| order.due.saturating_sub(self.now));
+        self.strike(Fault::Freeze(node), last + 1);
+        // Long enough for all of them to arrive.
+        self.pass(last + 500, |_| false);
+        (self.end(), true)
+    }
+
     /// Lets time pass until something holds, or something is violated. Returns whether it holds.
     fn pass(&mut self, at_most_ms: u64, holds: impl Fn(&Self) -> bool) -> bool {
         let until = self.now + at_most_ms;
@@ -264,6 +277,7 @@ impl World {
             let plan = entry.remove();
             self.perform(plan);
         }
+        (0..self.members.len()).for_each(|node| self.command(node));
         while let Some(delivery) = self.net.next() {
             self.deliver(delivery);
         }
@@ -361,19 +375,21 @@ impl World {
             Plan::Arrives { client, attempt, to } => self.arrives(client, attempt, to),
             Plan::Answered { client, attempt, answer } => self.answered(client, attempt, answer),
             Plan::Impatient { client, attempt } => self.answered(client, attempt, Answer::Unknown),
-            Plan::Command { from, life, epoch, to, command } => {
-                let member = &mut self.members[from];
-                if member.starts != life {
-                    return;
-                }
-                if member.frozen {
-                    // It goes on where it stood still: before it has noticed anything.
-                    return self.plan(1, Plan::Command { from, life, epoch, to, command });
-                }
-                // A JobMaster commands as long as its leadership has not been seen to end.
-                if let Some(conversations) = member.conversations().filter(|it| it.serving() == Some(epoch)) {
-                    conversations.command(to, command, &self.net);
-                }
+        }
+    }
+
+    /// The JobMasters of a member send what is due. After their process stood still they go on where they were: before they have noticed
+    /// anything.
+    fn command(&mut self, node: Node) {
+        let member = &mut self.members[node];
+        while let Some(order) = self.orders[node].pop_front_if(|order| !member.frozen && order.due <= self.now) {
+            let Order { life, epoch, to, command, .. } = order;
+            // A JobMaster commands as long as its leadership has not been seen to end.
+            let leads = |it: &&mut Conversations| it.serving() == Some(epoch);
+            if member.starts == life
+                && let Some(conversations) = member.conversations().filter(leads)
+            {
+                conversations.command(to, command, &self.net);
             }
         }
     }
@@ -732,9 +748,9 @@ impl World {
         for record in executions {
             let Ok(to) = record.taskmanager.0.parse() else { continue };
             let command = cancel(*job, Fence { epoch, index }, record.attempt);
-            let due = self.orders[node].max(self.now + self.rng.random_range(1..60));
-            self.orders[node] = due;
-            self.plan(due - self.now, Plan::Command { from: node, life, epoch, to, command });
+            let before = self.orders[node].back().map_or(0, |order| order.due);
+            let due = before.max(self.now + self.rng.random_range(1..60));
+            self.orders[node].push_back(Order { due, life, epoch, to, command });
         }
     }
 
