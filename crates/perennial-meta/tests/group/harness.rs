@@ -10,7 +10,7 @@ use perennial_rpc::group::{
     ChangedMember, GroupError, GroupGateway, GroupServer, LeaderTransfer, MemberChange, Place, SnapshotContent,
 };
 use perennial_types::{ArtifactDigest, JobManagerId};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 /// Time a condition has to come true; far more than it takes.
@@ -71,12 +71,25 @@ fn not_here() -> GroupError {
     Unavailable::Store { reason: "not served here".to_owned() }.into()
 }
 
+/// A port that is this test's for as long as the socket lives: it is bound, and does not listen. A member, or a proxy, can listen there, since
+/// both allow to share it; to anybody else who asks for some port, or connects from one, the system gives another, even while the member is
+/// away. Who connects then is refused, as by any port at which nobody listens.
+fn reserve_port() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
 /// A group, its directories and addresses; members come and go.
 pub(crate) struct Group {
     root: tempfile::TempDir,
     peers: Vec<Peer>,
     /// Where each member listens: at its address, unless a proxy does.
     listen: Vec<String>,
+    /// Keep the ports of members that do not run.
+    reserved: Vec<TcpSocket>,
     /// Where a member reaches another one, unless at its address.
     ways: BTreeMap<(usize, usize), String>,
     /// How many of them found the group; the others join it.
@@ -94,22 +107,16 @@ impl Group {
         // `RUST_LOG=debug cargo test -- --nocapture` shows what the members do.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _set_before = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let mut listeners = Vec::new();
-        for _ in 0..count {
-            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        }
+        let (reserved, addresses): (_, Vec<_>) = (0..count).map(|_| reserve_port()).unzip();
         let peers: Vec<Peer> = (1..)
-            .zip(&listeners)
-            .map(|(id, listener)| Peer {
-                id: JobManagerId(id),
-                name: format!("jm-{id}"),
-                address: listener.local_addr().unwrap().to_string(),
-            })
+            .zip(addresses)
+            .map(|(id, address)| Peer { id: JobManagerId(id), name: format!("jm-{id}"), address })
             .collect();
         Self {
             root: tempfile::tempdir().unwrap(),
             listen: peers.iter().map(|peer| peer.address.clone()).collect(),
             peers,
+            reserved,
             ways: BTreeMap::new(),
             founders: count,
             snapshot_entries: 10_000,
@@ -129,8 +136,9 @@ impl Group {
 
     /// Lets a member listen elsewhere than at its address. Returns both.
     pub(crate) async fn behind_proxy(&mut self, n: usize) -> (String, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.listen[n] = listener.local_addr().unwrap().to_string();
+        let (reserved, address) = reserve_port();
+        self.reserved.push(reserved);
+        self.listen[n] = address;
         (self.peers[n].address.clone(), self.listen[n].clone())
     }
 
@@ -175,8 +183,8 @@ impl Group {
     /// A process that joins with the next name and a free port; it is not started. Gives its place in the list.
     pub(crate) async fn newcomer(&mut self) -> usize {
         let n = self.peers.len();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let (reserved, address) = reserve_port();
+        self.reserved.push(reserved);
         self.listen.push(address.clone());
         self.peers.push(Peer { id: JobManagerId(n as u64 + 1), name: format!("jm-{}", n + 1), address });
         self.members.push(None);
