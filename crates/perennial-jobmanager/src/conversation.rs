@@ -73,6 +73,7 @@ struct Conversation {
 }
 
 /// What a conversation goes on with.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack of its task")]
 enum Next {
     Message(Option<Result<FromTaskManager, AttachError>>),
     RoleChanged,
