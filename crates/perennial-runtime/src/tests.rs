@@ -273,14 +273,13 @@ fn a_job_goes_on_from_a_checkpoint_as_if_nothing_had_happened() {
 fn a_state_file_that_is_gone_fails_the_task() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().to_str().unwrap();
-    let counts = Arc::default();
-    let running = start(&job(u64::MAX, &counts), &BTreeMap::new());
+    let running = start(&job(u64::MAX, &Arc::default()), &BTreeMap::new());
     let taken = running.checkpoint(1);
     running.cancel();
     let of_consumer = taken.into_iter().find(|one| one.of.attempt.vertex == VertexId::from_bytes([2; 16])).unwrap();
     let attempt = of_consumer.of.attempt;
     let restore = restore_of(&upload(of_consumer, directory).unwrap(), "/nowhere");
-    let running = start(&job(u64::MAX, &counts), &BTreeMap::from([(attempt, restore)]));
+    let running = start(&job(u64::MAX, &Arc::default()), &BTreeMap::from([(attempt, restore)]));
     let error = loop {
         if let Heard::Task(TaskEvent { error: Some(error), .. }) = running.heard.recv_timeout(PATIENCE).unwrap() {
             break error;
