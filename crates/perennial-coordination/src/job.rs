@@ -318,8 +318,9 @@ impl Job {
     /// The job's status, in Flink's words.
     pub fn status(&self) -> JobStatus {
         match &self.phase {
+            // Of a job that was taken over nothing is known before its TaskManagers have come, its start included.
+            Phase::Fresh | Phase::Active if self.regions.any_reconciling() => JobStatus::Reconciling,
             Phase::Fresh => JobStatus::Initializing,
-            Phase::Active if self.regions.any_reconciling() => JobStatus::Reconciling,
             Phase::Active if self.regions.any_restarting() => JobStatus::Restarting,
             Phase::Active if self.regions.all_running() => JobStatus::Running,
             Phase::Active => JobStatus::Created,

@@ -22,6 +22,25 @@ fn a_running_job_is_adopted_without_a_command() {
     assert!(f.apply(Event::TimerFired(Timer::Reconciliation)).is_empty());
 }
 
+/// What is shown of it before its JobMaster has begun must not look as if it had been compared: the take-over's history read that.
+#[test]
+fn a_job_that_was_taken_over_reconciles_from_the_first_moment() {
+    let executions = vec![Recovered { attempt: Joined.attempt(0, 3), assignment: at("a", 0), finished: false }];
+    let record = Record {
+        status: JobStatus::Running,
+        failure: None,
+        cancel_requested: false,
+        executions,
+        deployed_ms: None,
+        restarted_ms: None,
+        restarts: 0,
+        checkpoints: CheckpointRecord::default(),
+        index: 50,
+    };
+    let job = Job::recover(Joined.graph(), PATIENCE, losses_only(), Settings::default(), record);
+    assert_eq!(job.status(), JobStatus::Reconciling);
+}
+
 /// Whatever the log says of the job, a task started when its executor says so: the same to every leader.
 #[test]
 fn an_adopted_task_keeps_its_start_time() {
