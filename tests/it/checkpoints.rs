@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use perennial_tests::{Cluster, Submission, verify_exactly_once, wait_for};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use perennial_tests::{Cluster, Submission, send_signal, verify_exactly_once, wait_for};
+use rustix::process::Signal;
 
-use crate::requests::leader;
 use crate::{LIMIT, cluster};
 
 const KEYS: u64 = 1000;
@@ -47,15 +45,13 @@ fn more(cluster: &mut Cluster, count: usize) -> Result<()> {
 
 fn kill_executor(cluster: &Cluster) -> Result<()> {
     let executor = *cluster.executors().first().context("an executor runs")?;
-    let pid = Pid::from_raw(i32::try_from(executor)?).context("a process id")?;
-    Ok(kill_process(pid, Signal::KILL)?)
+    send_signal(executor, Signal::KILL)
 }
 
 fn wait_restarts(cluster: &Cluster, job: &Submission, count: u64) -> Result<()> {
     wait_for("the job to be RUNNING again", LIMIT, || {
-        let details = cluster.job(job)?;
-        let (state, restarts) = (cluster.job_state(job)?, details.get("restarts").and_then(Value::as_u64));
-        ensure!(state == "RUNNING" && restarts == Some(count), "it is {state}, restarted {restarts:?} times");
+        let (state, restarts) = (cluster.job_state(job)?, cluster.restarts(job)?);
+        ensure!(state == "RUNNING" && restarts == count, "it is {state}, restarted {restarts} times");
         Ok(())
     })
 }
@@ -98,7 +94,7 @@ fn checkpoints_go_on_under_the_next_leader() -> Result<()> {
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     more(&mut cluster, 2)?;
     for _ in 0..2 {
-        let leader = wait_for("a leader", LIMIT, || leader(&cluster))?;
+        let (leader, _) = cluster.leader(LIMIT)?;
         cluster.jobmanager(leader)?.kill()?;
         more(&mut cluster, 2)?;
         wait_restarts(&cluster, &job, 0)?;

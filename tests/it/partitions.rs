@@ -1,10 +1,18 @@
 //! The network between JobManagers and TaskManagers is broken in parts.
 
 use anyhow::{Result, ensure};
-use perennial_tests::{Flow, wait_for};
+use perennial_tests::{Cluster, Flow, wait_for};
 use serde_json::Value;
 
 use crate::{LIMIT, cluster};
+
+/// Fails unless both TaskManagers are registered.
+fn check_knows_both(cluster: &Cluster) -> Result<()> {
+    let known = cluster.rest("/v1/taskmanagers")?;
+    let known = known.get("taskmanagers").and_then(Value::as_array).map_or(0, Vec::len);
+    ensure!(known == 2, "it knows {known}");
+    Ok(())
+}
 
 /// The leader does not hear these TaskManagers, while the other JobManagers do: another one leads before the TaskManagers are
 /// given up, and the job's tasks hear nothing of it.
@@ -21,10 +29,7 @@ fn check_leader_cut_from(taskmanagers: &[&str]) -> Result<()> {
     wait_for("another jobmanager to lead with both taskmanagers", LIMIT, || {
         let (leader, newer) = cluster.leader(LIMIT)?;
         ensure!(leader != old && newer > epoch, "jm-{} leads in epoch {newer}", leader + 1);
-        let known = cluster.rest("/v1/taskmanagers")?;
-        let known = known.get("taskmanagers").and_then(Value::as_array).map_or(0, Vec::len);
-        ensure!(known == 2, "it knows {known}");
-        Ok(())
+        check_knows_both(&cluster)
     })?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     assert_eq!((cluster.placed(&job)?, cluster.restarts(&job)?), (before, 0));
@@ -50,10 +55,7 @@ fn a_new_leader_that_no_taskmanager_reaches_hands_over() -> Result<()> {
     wait_for("a third leadership with both taskmanagers", LIMIT, || {
         let (leader, newer) = cluster.leader(LIMIT)?;
         ensure!(format!("jm-{}", leader + 1) != deaf && newer > epoch + 1, "jm-{} in epoch {newer}", leader + 1);
-        let known = cluster.rest("/v1/taskmanagers")?;
-        let known = known.get("taskmanagers").and_then(Value::as_array).map_or(0, Vec::len);
-        ensure!(known == 2, "it knows {known}");
-        Ok(())
+        check_knows_both(&cluster)
     })?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     assert_eq!((cluster.placed(&job)?, cluster.restarts(&job)?), (before, 0));

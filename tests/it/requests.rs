@@ -22,7 +22,7 @@ fn client(cluster: &Cluster, first: usize) -> Result<Client> {
 }
 
 /// Index of the member that leads, as the first that is up sees it.
-pub(crate) fn leader(cluster: &Cluster) -> Result<usize> {
+fn leader(cluster: &Cluster) -> Result<usize> {
     let members = cluster.rest("/v1/cluster/members")?;
     let id = members.get("leader").and_then(Value::as_u64).with_context(|| format!("no leader in {members}"))?;
     Ok(usize::try_from(id)? - 1)

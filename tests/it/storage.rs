@@ -97,8 +97,7 @@ fn what_a_start_finds_or_makes_is_durable_before_it_serves() -> Result<()> {
         // The child of strace: killed like that it leaves what a crash leaves.
         let strace = cluster.jobmanager(0)?;
         for pid in perennial_tests::descendants(strace.pid()) {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no pid")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+            perennial_tests::send_signal(pid, rustix::process::Signal::KILL)?;
         }
         cluster.jobmanager(0)?.wait(LIMIT)?;
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use perennial_tests::{Cluster, Submission, descendants, wait_for};
-use rustix::process::{Pid, Signal, kill_process};
+use perennial_tests::{Cluster, Submission, descendants, send_signal, wait_for};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{LIMIT, cluster};
@@ -25,9 +25,13 @@ fn subtasks(cluster: &Cluster, job: &Submission) -> Result<Vec<(String, u64, Str
         .collect()
 }
 
-/// Restarts of the job.
-fn restarts(cluster: &Cluster, job: &Submission) -> Result<u64> {
-    cluster.job(job)?.get("restarts").and_then(Value::as_u64).context("a job has restarts")
+/// Waits until every subtask runs, after one restart.
+fn wait_second_attempts(cluster: &Cluster, job: &Submission) -> Result<()> {
+    wait_for("every task to run at attempt 1", LIMIT, || {
+        let seen = subtasks(cluster, job)?;
+        ensure!(seen.iter().all(|(_, attempt, state)| *attempt == 1 && state == "RUNNING"), "{seen:?}");
+        Ok(())
+    })
 }
 
 /// Whether a process runs, as opposed to one that is gone or waits for its parent to notice that it is.
@@ -50,9 +54,7 @@ fn tasks_of_a_killed_taskmanager_restart_on_the_other_one() -> Result<()> {
     let executors = descendants(cluster.taskmanager(0)?.pid());
     assert_eq!(executors.len(), 1);
     cluster.taskmanager(0)?.kill()?;
-    for pid in executors.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
-        kill_process(pid, Signal::KILL)?;
-    }
+    executors.into_iter().try_for_each(|pid| send_signal(pid, Signal::KILL))?;
     let after = wait_for("every task to run on tm-2 at attempt 1", LIMIT, || {
         let seen = subtasks(&cluster, &job)?;
         let there = |(taskmanager, attempt, state): &(String, u64, String)| {
@@ -63,7 +65,7 @@ fn tasks_of_a_killed_taskmanager_restart_on_the_other_one() -> Result<()> {
     })?;
     assert_eq!(after.len(), before.len());
     wait_for("the job to be RUNNING with one restart", LIMIT, || {
-        let (state, restarts) = (cluster.job_state(&job)?, restarts(&cluster, &job)?);
+        let (state, restarts) = (cluster.job_state(&job)?, cluster.restarts(&job)?);
         ensure!(state == "RUNNING" && restarts == 1, "it is {state}, restarted {restarts} times");
         Ok(())
     })
@@ -79,9 +81,9 @@ fn a_machine_that_vanishes_is_given_up_after_one_timeout() -> Result<()> {
     let job = cluster.submit("idle", 2, &[])?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     let machine = cluster.executors_on(0).into_iter().chain([cluster.taskmanager(0)?.pid()]);
-    let machine: Vec<Pid> = machine.filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect();
+    let machine: Vec<u32> = machine.collect();
     assert_eq!(machine.len(), 2);
-    machine.iter().try_for_each(|pid| kill_process(*pid, Signal::STOP))?;
+    machine.iter().try_for_each(|pid| send_signal(*pid, Signal::STOP))?;
 
     let mut said = |what: &str| {
         wait_for(what, LIMIT, || {
@@ -102,7 +104,7 @@ fn a_machine_that_vanishes_is_given_up_after_one_timeout() -> Result<()> {
     })?;
     // The wait had begun before the connection broke.
     assert!(lost - broken < timeout, "{:?}", lost - broken);
-    machine.iter().try_for_each(|pid| kill_process(*pid, Signal::CONT))?;
+    machine.iter().try_for_each(|pid| send_signal(*pid, Signal::CONT))?;
     Ok(())
 }
 
@@ -128,7 +130,7 @@ fn executors_of_a_killed_taskmanager_process_are_adopted_by_the_next() -> Result
     })?;
     assert!(executors.iter().all(|pid| runs(*pid)), "{executors:?}");
     assert_eq!(subtasks(&cluster, &job)?, before, "no attempt changed");
-    assert_eq!((cluster.job_state(&job)?.as_str(), restarts(&cluster, &job)?), ("RUNNING", 0));
+    assert_eq!((cluster.job_state(&job)?.as_str(), cluster.restarts(&job)?), ("RUNNING", 0));
 
     // Not below the new process, so they have to be ended here.
     cluster.run_cli(&["cancel", &job.job])?;
@@ -155,15 +157,9 @@ fn tasks_that_ignore_being_cancelled_are_killed() -> Result<()> {
         })?;
     }
 
-    for pid in first.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
-        kill_process(pid, Signal::KILL)?;
-    }
-    wait_for("every task to run at attempt 1", LIMIT, || {
-        let seen = subtasks(&cluster, &job)?;
-        ensure!(seen.iter().all(|(_, attempt, state)| *attempt == 1 && state == "RUNNING"), "{seen:?}");
-        Ok(())
-    })?;
-    assert_eq!(restarts(&cluster, &job)?, 1);
+    first.into_iter().try_for_each(|pid| send_signal(pid, Signal::KILL))?;
+    wait_second_attempts(&cluster, &job)?;
+    assert_eq!(cluster.restarts(&job)?, 1);
     assert!(!executors.iter().any(|pid| runs(*pid)), "{executors:?}");
     let log = cluster.jobmanager(0)?.log();
     let cause = "had not ended 1 s after it was cancelled (task.cancellation.timeout)";
@@ -180,14 +176,8 @@ fn a_killed_executor_is_started_again() -> Result<()> {
     let job = cluster.submit("idle", 2, &[])?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     let (victims, others) = (descendants(cluster.taskmanager(0)?.pid()), descendants(cluster.taskmanager(1)?.pid()));
-    for pid in victims.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
-        kill_process(pid, Signal::KILL)?;
-    }
-    wait_for("every task to run at attempt 1", LIMIT, || {
-        let seen = subtasks(&cluster, &job)?;
-        ensure!(seen.iter().all(|(_, attempt, state)| *attempt == 1 && state == "RUNNING"), "{seen:?}");
-        Ok(())
-    })?;
+    victims.iter().try_for_each(|pid| send_signal(*pid, Signal::KILL))?;
+    wait_second_attempts(&cluster, &job)?;
     let replaced = descendants(cluster.taskmanager(0)?.pid());
     assert!(replaced.len() == 1 && replaced != victims, "{replaced:?}");
     assert_eq!(descendants(cluster.taskmanager(1)?.pid()), others);

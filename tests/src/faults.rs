@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Cluster, Endpoint, Submission, wait_for};
+use crate::{Cluster, Endpoint, Submission, send_signal, wait_for};
 
 /// The group as one member sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,5 @@ fn lives(pid: u32, start_ticks: u64) -> bool {
 
 /// Kills a process that may be gone already.
 pub(crate) fn end(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
+    let _ = send_signal(pid, Signal::KILL);
 }

@@ -21,7 +21,7 @@ pub use cluster::{Cluster, ClusterBuilder, Endpoint, binary_under_test, free_por
 pub use exact::{Counted, verify_exactly_once};
 pub use faults::{MemberView, Placed, placed_in};
 pub use job::Submission;
-pub use process::{Process, Usage, descendants, usage_of};
+pub use process::{Process, Usage, descendants, send_signal, usage_of};
 pub use proxy::{Flow, Held, Proxy};
 pub use report::Report;
 pub use wait::wait_for;

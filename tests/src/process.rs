@@ -69,8 +69,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no such process id")?;
-        kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to {}", self.name))
+        send_signal(self.pid(), signal).with_context(|| format!("cannot send {signal:?} to {}", self.name))
     }
 
     /// Kills it with `SIGKILL` and waits until it is gone. Its executors live on.
@@ -117,12 +116,14 @@ impl Drop for Process {
         let below = descendants(self.pid());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in below {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+        below.into_iter().for_each(crate::faults::end);
     }
+}
+
+/// Sends a signal to any process.
+pub fn send_signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid)?).context("no such process id")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 /// What a process uses now, by pid.
