@@ -20,9 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use perennial::{CheckpointId, Prepared, Record, TaskContext, TwoPhaseSink, UserError};
 
 use super::FileError;
-
-/// Bytes after which lines are written out in the middle of a batch.
-const BUFFER_BYTES: usize = 256 << 10;
+use super::lines::Lines;
 
 /// The number that stands for the end of a stream without checkpoints.
 const END: CheckpointId = CheckpointId(0);
@@ -53,13 +51,12 @@ impl PendingPart {
 
 /// Writes records as lines to parts that are finished with the checkpoints.
 pub(super) struct TwoPhaseParts<T> {
-    encode: fn(&T, &mut Vec<u8>),
+    lines: Lines<T>,
     directory: PathBuf,
     subtask: u32,
     attempt: u32,
     /// The part being written, if there is anything in it.
     open: Option<File>,
-    lines: Vec<u8>,
     /// Number of commits so far.
     commits: u64,
     unsynced: Arc<Unsynced>,
@@ -137,12 +134,11 @@ impl<T> TwoPhaseParts<T> {
 
     fn of(directory: &Path, subtask: u32, attempt: u32, encode: fn(&T, &mut Vec<u8>)) -> Self {
         Self {
-            encode,
+            lines: Lines::new(encode),
             directory: directory.to_owned(),
             subtask,
             attempt,
             open: None,
-            lines: Vec::new(),
             commits: 0,
             unsynced: Arc::default(),
         }
@@ -150,20 +146,6 @@ impl<T> TwoPhaseParts<T> {
 
     fn in_progress(&self) -> PathBuf {
         self.directory.join(format!(".part-{}-{}.inprogress", self.subtask, self.attempt))
-    }
-
-    fn write_out(&mut self) -> Result<(), FileError> {
-        if self.lines.is_empty() {
-            return Ok(());
-        }
-        let path = self.in_progress();
-        let file = match &mut self.open {
-            Some(file) => file,
-            None => self.open.insert(File::create(&path).map_err(FileError::io("make", &path))?),
-        };
-        file.write_all(&self.lines).map_err(FileError::io("write", &path))?;
-        self.lines.clear();
-        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
@@ -205,14 +187,16 @@ impl<T> TwoPhaseSink<T> for TwoPhaseParts<T> {
 
     /// Appends the batch to the part being written, and writes it out to the system.
     fn write(&mut self, batch: &mut Vec<T>) -> Result<(), UserError> {
-        for record in batch.drain(..) {
-            (self.encode)(&record, &mut self.lines);
-            self.lines.push(b'\n');
-            if self.lines.len() >= BUFFER_BYTES {
-                self.write_out()?;
-            }
-        }
-        Ok(self.write_out()?)
+        let path = self.in_progress();
+        let Self { lines, open, .. } = self;
+        let written = lines.write(batch, |bytes| {
+            let file = match open {
+                Some(file) => file,
+                None => open.insert(File::create(&path).map_err(FileError::io("make", &path))?),
+            };
+            file.write_all(bytes).map_err(FileError::io("write", &path))
+        });
+        Ok(written?)
     }
 
     /// Ends the part being written. Nothing is to be done only when nothing was written and every commit is durable.

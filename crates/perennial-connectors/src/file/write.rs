@@ -7,16 +7,13 @@ use std::path::{Path, PathBuf};
 use perennial::{Sink, TaskContext, UserError};
 
 use super::FileError;
+use super::lines::Lines;
 
-/// Bytes after which lines are written out in the middle of a batch.
-const BUFFER_BYTES: usize = 256 << 10;
-
-/// Writes records as lines to `part-N`. Every batch is written out when it is done, so that a slow stream is seen too.
+/// Writes records as lines to `part-N`.
 pub(super) struct PartSink<T> {
-    encode: fn(&T, &mut Vec<u8>),
+    lines: Lines<T>,
     path: PathBuf,
     file: File,
-    lines: Vec<u8>,
 }
 
 impl<T> PartSink<T> {
@@ -40,13 +37,7 @@ impl<T> PartSink<T> {
             io::ErrorKind::AlreadyExists => FileError::Exists { path: path.clone() },
             _ => FileError::Io { action: "open", path: path.clone(), source },
         })?;
-        Ok(Self { encode, path, file, lines: Vec::new() })
-    }
-
-    fn write_out(&mut self) -> Result<(), FileError> {
-        self.file.write_all(&self.lines).map_err(FileError::io("write", &self.path))?;
-        self.lines.clear();
-        Ok(())
+        Ok(Self { lines: Lines::new(encode), path, file })
     }
 }
 
@@ -68,13 +59,7 @@ fn refuse_foreign_parts(directory: &Path, parallelism: u32) -> Result<(), FileEr
 
 impl<T> Sink<T> for PartSink<T> {
     fn write(&mut self, batch: &mut Vec<T>) -> Result<(), UserError> {
-        for record in batch.drain(..) {
-            (self.encode)(&record, &mut self.lines);
-            self.lines.push(b'\n');
-            if self.lines.len() >= BUFFER_BYTES {
-                self.write_out()?;
-            }
-        }
-        Ok(self.write_out()?)
+        let Self { lines, path, file } = self;
+        Ok(lines.write(batch, |bytes| file.write_all(bytes).map_err(FileError::io("write", path)))?)
     }
 }
