@@ -7,17 +7,11 @@
 use perennial::prelude::*;
 use perennial_connectors::prelude::*;
 
-use crate::keyed_count::limited;
+use crate::keyed_count::{keys, limited};
 
 /// Builds the job.
 pub fn build(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobError> {
-    let keys: u64 = args.parse_or("keys", 1000)?;
-    if keys == 0 {
-        return Err(JobError::Argument {
-            name: "keys".to_owned(),
-            problem: "is 0; at least 1 key is needed".to_owned(),
-        });
-    }
+    let keys = keys(args)?;
     let out = args.require("out")?;
     // Every index is made once, in order per subtask.
     limited(env.generate(|index| index), args)?

@@ -6,16 +6,18 @@ use perennial::prelude::*;
 
 /// Builds the job.
 pub fn build(env: &StreamExecutionEnvironment, args: &Args) -> Result<(), JobError> {
-    let keys: u64 = args.parse_or("keys", 1000)?;
-    if keys == 0 {
-        return Err(JobError::Argument {
-            name: "keys".to_owned(),
-            problem: "is 0; at least 1 key is needed".to_owned(),
-        });
-    }
+    let keys = keys(args)?;
     let numbers = limited(env.generate(move |index| (key_of(index, keys), index)), args)?;
     numbers.key_by(|number| number.0).count().discard();
     Ok(())
+}
+
+/// Number of keys of the arguments.
+pub(crate) fn keys(args: &Args) -> Result<u64, JobError> {
+    match args.parse_or("keys", 1000)? {
+        0 => Err(JobError::Argument { name: "keys".to_owned(), problem: "is 0; at least 1 key is needed".to_owned() }),
+        keys => Ok(keys),
+    }
 }
 
 /// Gives a generated stream the end and the rate of the arguments.
