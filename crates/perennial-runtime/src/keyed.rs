@@ -80,10 +80,7 @@ where
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
         if let ChainEvent::Snapshot(writer) = event {
-            self.state.freeze();
-            if let Some(entries) = self.state.sweep(usize::MAX) {
-                writer.keyed(&self.of, entries);
-            }
+            writer.keyed(&self.of, self.state.snapshot());
         }
         self.next.control(event)
     }

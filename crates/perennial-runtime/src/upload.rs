@@ -122,7 +122,7 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
         let name = format!("{vertex}-{subtask}-{attempt}.state");
         let header = StateFileHeader {
             job: of.job,
-            checkpoint: checkpoint.0,
+            checkpoint,
             vertex,
             subtask,
             max_parallelism: of.max_parallelism,

@@ -21,7 +21,9 @@ mod write;
 
 use std::io;
 
-use perennial_types::{DecodeError, JobId, KeyGroup, KeyGroupRange, MaxParallelism, OperatorId, VertexId};
+use perennial_types::{
+    CheckpointId, DecodeError, JobId, KeyGroup, KeyGroupRange, MaxParallelism, OperatorId, VertexId,
+};
 use serde::{Deserialize, Serialize};
 
 pub use read::{Block, StateFileReader};
@@ -49,7 +51,7 @@ pub struct StateFileHeader {
     /// The job.
     pub job: JobId,
     /// Number of the checkpoint.
-    pub checkpoint: u64,
+    pub checkpoint: CheckpointId,
     /// The vertex whose subtask wrote it.
     pub vertex: VertexId,
     /// Index of that subtask.

@@ -11,7 +11,6 @@ use crate::{ChainEvent, Output, StateContext, TaskError, UserError};
 ///
 /// The state of a key not met before is made by `init` from its first record.
 pub struct KeyedFunction<T, Sel: KeySelector<T>, S, I, F, E, U> {
-    name: String,
     of: StateContext,
     selector: Sel,
     init: I,
@@ -39,8 +38,8 @@ where
         sides: SideOutputs,
         next: Box<dyn Output<U>>,
     ) -> Result<Self, TaskError> {
-        let (name, state) = (of.name.clone(), of.take_table::<T, Sel, S>()?);
-        Ok(Self { name, of, selector, init, process, end, state, results: Vec::new(), sides, next })
+        let state = of.take_table::<T, Sel, S>()?;
+        Ok(Self { of, selector, init, process, end, state, results: Vec::new(), sides, next })
     }
 }
 
@@ -55,7 +54,7 @@ where
     E: FnMut(&Sel::Key, &S, &mut Collector<'_, U>) -> Result<(), UserError> + Send,
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        let Self { name, selector, init, process, state, results, sides, next, .. } = self;
+        let Self { of: StateContext { name, .. }, selector, init, process, state, results, sides, next, .. } = self;
         for record in batch.drain(..) {
             let (key, value, _) = state.entry(&record, selector, &mut *init);
             process(key, record, value, &mut Collector::new(results, sides))
@@ -72,17 +71,14 @@ where
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
         if let ChainEvent::Snapshot(writer) = event {
-            self.state.freeze();
-            if let Some(entries) = self.state.sweep(usize::MAX) {
-                writer.keyed(&self.of, entries);
-            }
+            writer.keyed(&self.of, self.state.snapshot());
         }
         self.sides.control(event)?;
         self.next.control(event)
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {
-        let Self { name, end, state, results, sides, next, .. } = self;
+        let Self { of: StateContext { name, .. }, end, state, results, sides, next, .. } = self;
         for (key, value) in state.iter() {
             end(key, value, &mut Collector::new(results, sides)).map_err(|error| TaskError::user(name, error))?;
             if results.len() >= FLUSH_RECORDS {

@@ -43,7 +43,7 @@ const ALL: KeyGroupRange = KeyGroupRange { first: 0, last: 127 };
 fn header() -> StateFileHeader {
     StateFileHeader {
         job: JobId::from_bytes([0xa0; 16]),
-        checkpoint: 7,
+        checkpoint: CheckpointId(7),
         vertex: VertexId::from_bytes([0xb0; 16]),
         subtask: 1,
         max_parallelism: MaxParallelism::new(128).unwrap(),
