@@ -13,8 +13,8 @@ pub enum Guarantee {
 
 /// Cuts a channel: what came before it is in the checkpoint, what comes after it is not.
 ///
-/// Travels in its channel among the batches and takes no credit. So many are in a channel at most as a job has checkpoints
-/// at a time (`execution.checkpointing.max-concurrent-checkpoints`).
+/// Travels in its channel among the batches and takes no credit: there are as many in a channel as a job has checkpoints under
+/// way, which is one, and what is left of those given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Barrier {
     /// Of which checkpoint.

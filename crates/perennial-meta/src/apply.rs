@@ -214,9 +214,7 @@ fn forget(view: &impl View, jobs: Vec<JobId>) -> Applied {
     let mut ended: Vec<JobHead> = Vec::new();
     for job in jobs {
         match read::<kv::job::Job>(view, &job)? {
-            Some(head) if head.status.is_globally_terminal() => {
-                ended.push(head);
-            }
+            Some(head) if head.status.is_globally_terminal() => ended.push(head),
             _ => {}
         }
     }

@@ -109,8 +109,8 @@ pub enum Command {
         /// Why it failed.
         failure: Option<String>,
     },
-    /// Forgets ended jobs with their requests, and artifacts that no job uses any more. Other jobs are left alone, and so are
-    /// those with a discarded checkpoint.
+    /// Forgets ended jobs with their requests and checkpoints, and artifacts that no job uses any more. Other jobs are left
+    /// alone.
     ForgetJobs {
         /// The jobs.
         jobs: Vec<JobId>,
@@ -191,7 +191,7 @@ pub enum Outcome {
     },
     /// The jobs were forgotten.
     Forgotten {
-        /// Those that were; others were unknown, have not ended, or have a discarded checkpoint.
+        /// Those that were; others were unknown or have not ended.
         jobs: Vec<JobId>,
         /// Artifacts no job uses any more; their records are gone, their bytes may go.
         artifacts: Vec<ArtifactDigest>,

@@ -1,6 +1,6 @@
 //! Which of a checkpoint's state goes to which subtask.
 
-use perennial_types::{ExecutionAttemptId, JobGraph, OperatorRestore, TaskRestore};
+use perennial_types::{CheckpointId, ExecutionAttemptId, JobGraph, OperatorRestore, TaskRestore, VertexId};
 
 use super::StoredCheckpoint;
 
@@ -8,32 +8,32 @@ use super::StoredCheckpoint;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CannotRestore {
     /// The job has no such subtask, or the checkpoint has none.
-    #[error("checkpoint {checkpoint} has no state of {attempt}", checkpoint = .checkpoint.0)]
+    #[error("checkpoint {checkpoint} has no state of {attempt}")]
     UnknownTask {
         /// The checkpoint.
-        checkpoint: perennial_types::CheckpointId,
+        checkpoint: CheckpointId,
         /// Who asked.
         attempt: ExecutionAttemptId,
     },
-    /// It was taken with other numbers of subtasks or key groups.
-    #[error("checkpoint {checkpoint} was taken of {taken} subtasks of vertex {vertex}, not {wanted}", checkpoint = .checkpoint.0)]
+    /// It was taken with another number of subtasks.
+    #[error("checkpoint {checkpoint} was taken of {taken} subtasks of vertex {vertex}, not {wanted}")]
     OtherParallelism {
         /// The checkpoint.
-        checkpoint: perennial_types::CheckpointId,
+        checkpoint: CheckpointId,
         /// The vertex.
-        vertex: perennial_types::VertexId,
+        vertex: VertexId,
         /// Subtasks then.
         taken: usize,
         /// Subtasks now.
         wanted: u32,
     },
     /// It was taken with another number of key groups.
-    #[error("checkpoint {checkpoint} was taken with another maximum parallelism of vertex {vertex}", checkpoint = .checkpoint.0)]
+    #[error("checkpoint {checkpoint} was taken with another maximum parallelism of vertex {vertex}")]
     OtherMaxParallelism {
         /// The checkpoint.
-        checkpoint: perennial_types::CheckpointId,
+        checkpoint: CheckpointId,
         /// The vertex.
-        vertex: perennial_types::VertexId,
+        vertex: VertexId,
     },
 }
 

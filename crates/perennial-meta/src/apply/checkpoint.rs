@@ -5,7 +5,8 @@
 //!                 └── Abort, a later Complete, EndJob ────────────────────────────────^
 //! ```
 //! A number is used once. Only what is in flight can be completed, so the completion of a checkpoint that was aborted comes to
-//! nothing, whoever wrote it and however late. What is discarded is remembered until its files are known to be gone.
+//! nothing, whoever wrote it and however late. What is discarded is remembered until its files are known to be gone,
+//! or its job is forgotten.
 
 use perennial_types::{CheckpointId, JobId, SnapshotKind};
 

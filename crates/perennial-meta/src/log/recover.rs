@@ -46,7 +46,7 @@ pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
         return Ok(Recovered { index: Index::default(), end: Place { segment: 1, offset: 0 }, file, oldest: 1 });
     };
     let mut reading = Reading { dir, segments, index: Index::default() };
-    let end = reading.replay(oldest)?;
+    let (end, bytes) = reading.replay(oldest)?;
     if let Some((from, to)) = reading.index.missing() {
         return Err(reading.damaged(format!("the entries from {from} to before {to} are missing")));
     }
@@ -55,7 +55,7 @@ pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
     for segment in left_over.iter().chain(unwritten) {
         std::fs::remove_file(path_of(dir, *segment)).map_err(failed)?;
     }
-    let file = make_ready(dir, end).map_err(failed)?;
+    let file = make_ready(dir, end, &bytes).map_err(failed)?;
     Ok(Recovered { index, end, file, oldest })
 }
 
@@ -72,11 +72,9 @@ fn list(dir: &Path) -> io::Result<Vec<u32>> {
 }
 
 /// Opens the file of the end for writing, with zeros after it: a record that is left there must not be taken for one that
-/// follows what is written next.
-fn make_ready(dir: &Path, end: Place) -> io::Result<File> {
-    let path = path_of(dir, end.segment);
-    let bytes = std::fs::read(&path)?;
-    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+/// follows what is written next. `bytes` is what the file has.
+fn make_ready(dir: &Path, end: Place, bytes: &[u8]) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path_of(dir, end.segment))?;
     let is_clean = bytes.iter().skip(end.offset as usize).all(|byte| *byte == 0);
     if !is_clean || bytes.len() < SEGMENT_BYTES {
         writer::write_zeros(&file, end.offset as usize, bytes.len().max(SEGMENT_BYTES))?;
@@ -92,8 +90,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Applies all records. Returns the end.
-    fn replay(&mut self, oldest: u32) -> Result<Place, OpenError> {
+    /// Applies all records. Returns the end, and what its file has.
+    fn replay(&mut self, oldest: u32) -> Result<(Place, Vec<u8>), OpenError> {
         let mut place = Place { segment: oldest, offset: 0 };
         let mut bytes = self.read(oldest)?;
         loop {
@@ -107,7 +105,7 @@ impl Reading<'_> {
                 Some(next) => (place, bytes) = (Place { segment: place.segment + 1, offset: 0 }, next),
                 None => {
                     self.check_end(rest, place)?;
-                    return Ok(place);
+                    return Ok((place, bytes));
                 }
             }
         }
