@@ -121,6 +121,13 @@ impl Owner {
             Some(_) => return Some(failed(format!("the executor of job {job} is not ready"))),
             None => return Some(failed(format!("job {job} has no executor here; start it first"))),
         }
+        // It may have been sent when another executor was here, whose end the leader had not heard of. Its tasks would run
+        // beside those the leader deploys once it has.
+        let here = self.ledger.data_address(job);
+        let meant = deploy.executors.iter().find(|executor| executor.taskmanager == *self.dir.id());
+        if let Some(meant) = meant.filter(|meant| here != Some(meant.data_address.as_str())) {
+            return Some(failed(format!("the executor of job {job} at {} is not here any more", meant.data_address)));
+        }
         // A leader that did not hear of an end deploys again what has ended. That takes no slot.
         let alive: Vec<_> =
             deploy.tasks.iter().filter(|task| !self.ledger.has_ended(job, task.attempt)).cloned().collect();

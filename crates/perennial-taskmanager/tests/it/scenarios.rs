@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use perennial_rpc::taskmanager::{
-    Action, CommandDone, CommandError, Deploy, FromTaskManager, StartExecutor, TaskDeployment,
+    Action, CommandDone, CommandError, Deploy, ExecutorAddress, FromTaskManager, StartExecutor, TaskDeployment,
 };
 use perennial_taskmanager::{Fatal, TaskManager, TaskManagerHandle};
 use perennial_types::config::Origin;
 use perennial_types::{
     AllocationId, ArtifactDigest, ClusterId, Configuration, ExecutionAttemptId, ExecutionState, JobId, JobManagerId,
-    LeaderEpoch, PlanRequest, SlotIndex, VertexId,
+    LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId, VertexId,
 };
 
 use crate::executor::{A_WHILE, artifact, is_alive};
@@ -416,6 +416,33 @@ async fn a_restarted_taskmanager_adopts_its_executors() {
     assert_eq!(leader.command(5, JOB, Action::StopExecutor).await, Ok(CommandDone::Done));
     wait_for("the end of the adopted executor", || (!is_alive(pid)).then_some(())).await;
     assert!(files_in(&setup.tmp.path().join("executors")).is_empty());
+    taskmanager.shutdown().await;
+}
+
+/// A leader that has not heard of an executor's end may deploy to it: another one that is there by then takes no part of it.
+#[tokio::test]
+async fn a_deployment_meant_for_an_earlier_executor_is_refused() {
+    let leader = JobManager::start(1).await;
+    let setup = Setup::new(&[&leader]);
+    let taskmanager = setup.start().await;
+    leader.lead(5);
+    leader.registration().await;
+    assert_eq!(start_executor(&leader, 5, JOB, "good").await, ready());
+    let meant_for = |address: &str| {
+        let Action::Deploy(mut deploy) = deploy(&[0]) else { unreachable!() };
+        let (taskmanager, data_address) = (TaskManagerId("tm-1".to_owned()), address.to_owned());
+        deploy.executors.push(ExecutorAddress { taskmanager, data_address });
+        Action::Deploy(deploy)
+    };
+    match leader.command(5, JOB, meant_for("127.0.0.1:4241")).await {
+        Err(CommandError::Failed(reason)) => {
+            assert!(reason.contains("127.0.0.1:4241 is not here any more"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(taskmanager.status().borrow().free_slots, 4);
+    assert_eq!(leader.command(5, JOB, meant_for("127.0.0.1:4242")).await, Ok(CommandDone::Done));
+    reported(&leader, JOB, 0, ExecutionState::Running).await;
     taskmanager.shutdown().await;
 }
 

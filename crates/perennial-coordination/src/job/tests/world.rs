@@ -1,9 +1,9 @@
 //! A small world around one job: a log, a slot ledger, three TaskManagers with executors, and faults at any time.
 //!
 //! Everything on its way is kept in order for each pair of ends, and what is delivered next is chosen at random. Executors
-//! outlive their TaskManager's connection and the leader. One thing is taken for granted: starting a process takes longer than
-//! what is on its way to its TaskManager by then, so a deployment meant for the executor before is refused. After the faults everything is delivered, and then the job runs
-//! whole or has ended, and nothing runs that should not.
+//! outlive their TaskManager's connection and the leader. Each has a data port of its own, by which its TaskManager refuses what
+//! was meant for the one before. After the faults everything is delivered, and then the job runs whole or has ended, and
+//! nothing runs that should not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -90,6 +90,8 @@ struct Tm {
     connected: bool,
     /// What the executor has and knows of, when there is one.
     executor: Option<BTreeMap<ExecutionAttemptId, ExecutionState>>,
+    /// Executors started so far: the number of the newest is its port.
+    port: u32,
     /// How many orders to start it wait for an answer.
     starting: u32,
     commands: VecDeque<Command>,
@@ -126,6 +128,21 @@ struct World {
     timers: VecDeque<checkpoint::Timer>,
     closed: bool,
     now_ms: u64,
+}
+
+impl Tm {
+    /// Has an executor that was ordered, unless one is there.
+    fn start(&mut self) {
+        if self.executor.is_none() {
+            self.executor = Some(BTreeMap::new());
+            self.port += 1;
+        }
+    }
+
+    /// Where the data port of its executor listens.
+    fn data_address(&self, taskmanager: &TaskManagerId) -> String {
+        format!("{}:{}", taskmanager.0, self.port)
+    }
 }
 
 fn index_of(name: &TaskManagerId) -> usize {
@@ -310,7 +327,7 @@ impl World {
         let taskmanager = tm(NAMES[at]);
         let tm = &mut self.tms[at];
         let Some(command) = tm.commands.pop_front() else { return };
-        let kind = command.kind();
+        let (kind, address) = (command.kind(), tm.data_address(&taskmanager));
         let said =
             |attempt, state| Event::Execution { taskmanager: taskmanager.clone(), update: update(attempt, state) };
         match (command, &mut tm.executor) {
@@ -319,12 +336,17 @@ impl World {
                 return;
             }
             (Command::StartExecutor, Some(_)) => {
-                let data_address = format!("{}:1", taskmanager.0);
+                let data_address = address;
                 tm.events.push_back(Event::ExecutorReady { taskmanager, data_address });
                 return;
             }
             (Command::Deploy { .. }, None) => {
                 let reason = "the executor is not ready".to_owned();
+                tm.events.push_back(Event::CommandFailed { taskmanager, command: kind, reason });
+                return;
+            }
+            (Command::Deploy { executors, .. }, Some(_)) if !executors.contains(&(taskmanager.clone(), address)) => {
+                let reason = "it is meant for an earlier executor".to_owned();
                 tm.events.push_back(Event::CommandFailed { taskmanager, command: kind, reason });
                 return;
             }
@@ -368,12 +390,13 @@ impl World {
 
     fn get_ready(&mut self, at: usize) {
         let tm = &mut self.tms[at];
-        if tm.starting == 0 || !tm.commands.is_empty() {
+        if tm.starting == 0 {
             return;
         }
-        tm.executor.get_or_insert_default();
+        tm.start();
         for _ in 0..std::mem::take(&mut tm.starting) {
-            let (taskmanager, data_address) = (super::fixture::tm(NAMES[at]), format!("{}:1", NAMES[at]));
+            let taskmanager = super::fixture::tm(NAMES[at]);
+            let data_address = tm.data_address(&taskmanager);
             if tm.connected {
                 tm.events.push_back(Event::ExecutorReady { taskmanager, data_address });
             }
@@ -437,7 +460,7 @@ impl World {
         tm.events.clear();
         // Answers go with the stream by which the orders came; the executor starts all the same.
         if std::mem::take(&mut tm.starting) > 0 {
-            tm.executor.get_or_insert_default();
+            tm.start();
         }
         self.ledger.lose(&TaskManagerId(NAMES[at].to_owned()));
     }
@@ -448,7 +471,7 @@ impl World {
         let tm = &mut self.tms[at];
         tm.connected = true;
         let executor = tm.executor.as_ref().map(|executions| ExecutorState {
-            data_address: format!("{}:1", taskmanager.0),
+            data_address: tm.data_address(&taskmanager),
             executions: executions.iter().map(|(attempt, state)| update(*attempt, *state)).collect(),
         });
         tm.events.push_back(Event::TaskManagerHere { taskmanager, executor });
