@@ -5,6 +5,7 @@
 
 mod cycles;
 mod disk;
+mod exactly_once;
 mod group;
 mod headless;
 mod interrupt;
@@ -23,6 +24,8 @@ mod scene;
 mod slow_sink;
 mod stability;
 mod stale;
+mod strikes;
+mod sums;
 mod taskmanager_kill;
 mod witness;
 
@@ -65,6 +68,8 @@ enum Run {
     TaskmanagerKill(taskmanager_kill::Options),
     /// Kill the leader of hundreds of jobs: the next one adopts them all within seconds.
     ManyJobs(many_jobs::Options),
+    /// Kill JobManagers, TaskManagers and executors every few seconds while a job counts and sums: each record is in its output once.
+    ExactlyOnce(exactly_once::Options),
     /// Keep processors and disk busy: the leader stays, writes work.
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
@@ -85,6 +90,7 @@ fn main() -> Result<ExitCode> {
         Run::Headless(options) => headless::run(&binary()?, &options)?,
         Run::TaskmanagerKill(options) => taskmanager_kill::run(&binary()?, &options)?,
         Run::ManyJobs(options) => many_jobs::run(&binary()?, &options)?,
+        Run::ExactlyOnce(options) => exactly_once::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
     };

@@ -80,6 +80,22 @@ impl Cluster {
         self.job(submission)?.get("restarts").and_then(Value::as_u64).context("a job counts its restarts")
     }
 
+    /// Numbers of the checkpoints that JobManagers have completed, in the order they say so.
+    pub fn completed_checkpoints(&self) -> Result<Vec<u64>> {
+        let mut completed = Vec::new();
+        for jobmanager in 1..=self.jobmanager_count() {
+            let log = fs::read_to_string(self.dir().join(format!("jm-{jobmanager}.log"))).unwrap_or_default();
+            for line in log.lines().filter(|line| line.contains("checkpoint completed")) {
+                let number = line.split_once("checkpoint=").and_then(|(_, rest)| rest.split_whitespace().next());
+                let number: u64 = number.and_then(|number| number.parse().ok()).with_context(|| line.to_owned())?;
+                let time = line.split_whitespace().next().unwrap_or_default();
+                completed.push((time.to_owned(), number));
+            }
+        }
+        completed.sort();
+        Ok(completed.into_iter().map(|(_, number)| number).collect())
+    }
+
     /// Pids of the executors of one TaskManager.
     pub fn executors_on(&self, taskmanager: usize) -> Vec<u32> {
         executors_below(&self.dir().join(format!("tm-{}", taskmanager + 1))).map(|(_, pid)| pid).collect()

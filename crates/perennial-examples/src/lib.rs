@@ -8,6 +8,7 @@ pub mod gap_probe;
 pub mod idle;
 pub mod keyed_count;
 pub mod passthrough;
+pub mod running_sums;
 pub mod slow_sink;
 pub mod stubborn;
 pub mod trivial;
@@ -21,6 +22,7 @@ pub fn registry() -> JobRegistry {
         .job("wordcount", wordcount::build)
         .job("keyed_count", keyed_count::build)
         .job("exactly_once", exactly_once::build)
+        .job("running_sums", running_sums::build)
         .job("passthrough", passthrough::build)
         .job("slow_sink", slow_sink::build)
         .job("stubborn", stubborn::build)
