@@ -49,6 +49,43 @@ impl<K: Key, V> KeyedTable<K, V> {
         self.entries.is_empty()
     }
 
+    /// Number of entries for which there is room.
+    pub fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    /// Removes all entries and keeps their room.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.entries.find(self.hasher.hash_one(key), |(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// The value of a key, to be changed in place.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.find_mut(self.hasher.hash_one(key), |(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// The value of a key, made with `init` when there is none.
+    pub fn get_or_insert_with(&mut self, key: &K, init: impl FnOnce() -> V) -> &mut V {
+        let Self { hasher, entries } = self;
+        let rehash = |(key, _): &(K, V)| hasher.hash_one(key);
+        let entry = match entries.entry(hasher.hash_one(key), |(other, _)| other == key, rehash) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(vacant) => vacant.insert((key.clone(), init())),
+        };
+        &mut entry.into_mut().1
+    }
+
+    /// Removes a key and gives its value.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let entry = self.entries.find_entry(self.hasher.hash_one(key), |(other, _)| other == key).ok()?;
+        Some(entry.remove().0.1)
+    }
+
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, value)| (key, value))
@@ -133,6 +170,24 @@ mod tests {
             let all: HashMap<u32, u64> = table.iter().map(|(key, value)| (*key, *value)).collect();
             prop_assert_eq!(all, model);
         }
+    }
+
+    #[test]
+    fn entries_are_found_changed_and_removed_by_key() {
+        let mut table = KeyedTable::<String, u64>::new();
+        let key = "a".to_owned();
+        assert!(table.get(&key).is_none() && table.get_mut(&key).is_none() && table.remove(&key).is_none());
+        *table.get_or_insert_with(&key, || 1) += 1;
+        *table.get_or_insert_with(&key, || 1) += 1;
+        *table.get_mut(&key).unwrap() += 1;
+        assert_eq!((table.get(&key), table.len()), (Some(&4), 1));
+        assert_eq!(table.remove(&key), Some(4));
+        assert!(table.is_empty());
+        table.insert(key.clone(), 5);
+        let room = table.capacity();
+        table.clear();
+        assert!(table.is_empty() && table.get(&key).is_none() && room > 0);
+        assert_eq!(table.capacity(), room);
     }
 
     #[test]
