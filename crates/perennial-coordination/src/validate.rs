@@ -147,7 +147,8 @@ mod tests {
         );
         assert_eq!(
             refused(|graph| {
-                let operator = OperatorInfo { id: OperatorId::of_uid("x"), uid: "x".to_owned(), name: "x".to_owned() };
+                let (id, name) = (OperatorId::of_uid("x"), "x".to_owned());
+                let operator = OperatorInfo { id, uid: name.clone(), name, state_version: 0 };
                 graph.vertices.iter_mut().for_each(|vertex| vertex.operators.push(operator.clone()));
             }),
             "two operators have the uid `x`; give each its own"

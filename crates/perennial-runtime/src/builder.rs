@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perennial_exchange::{Counters, OutChannel, Route, WriteError, Writer, WriterControl, WriterSettings};
-use perennial_types::{KeyGroupRange, MaxParallelism, OperatorId, Record, TaskRestore};
+use perennial_types::{KeyGroupRange, MaxParallelism, OperatorInfo, Record, TaskRestore};
 
 use crate::snapshot::OperatorState;
 use crate::{ChainEvent, Output, Restored, StateContext, TaskContext, TaskError};
@@ -62,9 +62,10 @@ impl TaskBuilder {
     /// What an operator with state is built with. `name` is for errors.
     ///
     /// Opens the files of its state, if there are any: to be called where the chain is built.
-    pub fn state_of(&self, operator: OperatorId, uid: &str, name: &str) -> Result<StateContext, TaskError> {
-        let mut of = StateContext { uid: uid.to_owned(), ..StateContext::fresh(operator, name) };
-        let restore = self.restore.as_ref().and_then(|all| all.operators.iter().find(|one| one.operator == operator));
+    pub fn state_of(&self, operator: &OperatorInfo, name: &str) -> Result<StateContext, TaskError> {
+        let mut of = StateContext::of(operator, name);
+        let restore =
+            self.restore.as_ref().and_then(|all| all.operators.iter().find(|one| one.operator == operator.id));
         if let Some(restore) = restore {
             let TaskContext { attempt, parallelism, max_parallelism, .. } = &self.context;
             let groups = KeyGroupRange::of_subtask(attempt.subtask, *max_parallelism, *parallelism);

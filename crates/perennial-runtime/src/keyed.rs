@@ -49,7 +49,7 @@ where
         (init, fold, emit): (I, F, E),
         next: Box<dyn Output<O>>,
     ) -> Result<Self, TaskError> {
-        let (state, out) = (of.take_table::<T, Sel, S>()?, Vec::new());
+        let (state, out) = (of.take_table("state")?, Vec::new());
         Ok(Self { of, selector, init, fold, emit, state, out, next })
     }
 }
@@ -79,9 +79,7 @@ where
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
-        if let ChainEvent::Snapshot(writer) = event {
-            writer.keyed(&self.of, self.state.snapshot());
-        }
+        event.keyed(&self.of, "state", &mut self.state);
         self.next.control(event)
     }
 

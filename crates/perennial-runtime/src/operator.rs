@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use perennial_exchange::ExchangeError;
-use perennial_types::{CheckpointId, DecodeError};
+use perennial_state::KeyedTable;
+use perennial_types::{CheckpointId, DecodeError, Key, Record};
 
-use crate::SnapshotWriter;
+use crate::{SnapshotWriter, StateContext};
 
 /// An error of the user's code.
 pub type UserError = Box<dyn std::error::Error + Send + Sync>;
@@ -80,6 +81,17 @@ pub enum ChainEvent<'a> {
     Completed(CheckpointId),
     /// This checkpoint will never be complete.
     Aborted(CheckpointId),
+}
+
+impl ChainEvent<'_> {
+    /// Does for a table of an operator whatever the event asks of tables. Called once for each table and event, by the name
+    /// the operator has for the table alone: whatever comes to be in a snapshot under it, [`StateContext::take_table`] gives back.
+    pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
+        match self {
+            Self::Snapshot(writer) => writer.keyed(of, name, table),
+            Self::Completed(_) | Self::Aborted(_) => {}
+        }
+    }
 }
 
 /// Where an operator's records go: the next operator of the chain, an exchange, or nowhere.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use perennial_state::{EntryBuffer, KeySelector, KeyedTable, StateFileError, StateFileReader};
-use perennial_types::{CheckpointId, KeyGroupRange, OperatorId, OperatorRestore, Record, SnapshotKind};
+use perennial_state::{EntryBuffer, KeyedTable, StateFileError, StateFileReader};
+use perennial_types::{
+    CheckpointId, Key, KeyGroupRange, OperatorId, OperatorInfo, OperatorRestore, Record, SnapshotKind,
+};
 
 use crate::TaskError;
 
@@ -24,7 +26,9 @@ pub struct SnapshotWriter {
 #[derive(Default)]
 pub(crate) struct SnapshotPart {
     pub(crate) uid: String,
-    pub(crate) keyed: Option<EntryBuffer>,
+    pub(crate) version: u32,
+    /// Its keyed states, by name.
+    pub(crate) keyed: BTreeMap<String, EntryBuffer>,
     pub(crate) list: Vec<Vec<u8>>,
 }
 
@@ -50,9 +54,17 @@ impl SnapshotWriter {
         self.part(of).list.extend(elements);
     }
 
-    /// Adds state that belongs to keys.
-    pub fn keyed(&mut self, of: &StateContext, entries: EntryBuffer) {
-        self.part(of).keyed = Some(entries);
+    /// Adds a table under a name that the operator has for it alone. [`ChainEvent::keyed`](crate::ChainEvent::keyed) is the usual way
+    /// here.
+    pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
+        self.entries(of, name, table.snapshot());
+    }
+
+    /// Adds state that belongs to keys and lies in something else than a table, under a name that the operator has for it alone. An
+    /// empty buffer is a state, too.
+    pub fn entries(&mut self, of: &StateContext, name: &str, entries: EntryBuffer) {
+        let before = self.part(of).keyed.insert(name.to_owned(), entries);
+        debug_assert!(before.is_none(), "operator {} has state `{name}` twice", of.name);
     }
 
     /// Adds work without which the snapshot is not safe.
@@ -63,6 +75,7 @@ impl SnapshotWriter {
     fn part(&mut self, of: &StateContext) -> &mut SnapshotPart {
         let part = self.parts.entry(of.operator).or_default();
         part.uid.clone_from(&of.uid);
+        part.version = of.version;
         part
     }
 }
@@ -75,6 +88,8 @@ pub struct StateContext {
     pub uid: String,
     /// Its full name, for errors.
     pub name: String,
+    /// Version of its schema. Keyed state of another version is not restored.
+    pub version: u32,
     /// What a checkpoint has of it.
     pub restored: Restored,
 }
@@ -113,7 +128,13 @@ impl OperatorState {
 impl StateContext {
     /// An operator that begins with nothing.
     pub fn fresh(operator: OperatorId, name: &str) -> Self {
-        Self { operator, uid: name.to_owned(), name: name.to_owned(), restored: Restored::Fresh }
+        Self { operator, uid: name.to_owned(), name: name.to_owned(), version: 0, restored: Restored::Fresh }
+    }
+
+    /// An operator of a job, named so in errors, that begins with nothing.
+    pub(crate) fn of(operator: &OperatorInfo, name: &str) -> Self {
+        let OperatorInfo { id, uid, state_version, .. } = operator;
+        Self { uid: uid.clone(), version: *state_version, ..Self::fresh(*id, name) }
     }
 
     /// The elements of its list state, or none for an operator that begins with nothing.
@@ -124,16 +145,45 @@ impl StateContext {
         }
     }
 
-    /// The table of its keyed state: what the checkpoint has of it, else empty.
-    pub fn take_table<T, Sel: KeySelector<T>, S: Record>(&mut self) -> Result<KeyedTable<Sel::Key, S>, TaskError> {
+    /// The table of its keyed state of this name: what the checkpoint has of it, else empty.
+    pub fn take_table<K: Key, V: Record>(&mut self, name: &str) -> Result<KeyedTable<K, V>, TaskError> {
         let mut table = KeyedTable::new();
-        if let Restored::From(state) = &mut self.restored {
-            let (files, groups) = (std::mem::take(&mut state.files), state.groups);
-            for file in files {
-                restore(&mut table, &file, self.operator, groups).map_err(|error| self.error(error))?;
+        self.restore(name, |step| match step {
+            RestoreStep::Expect(entries) => table.reserve(entries),
+            RestoreStep::Entry(key, value) => table.insert(key, value),
+        })?;
+        Ok(table)
+    }
+
+    /// Hands out the entries of its keyed state of this name, for operators that keep it in something else than a table: none when
+    /// the checkpoint has none.
+    pub fn take_entries<K: Key, V: Record>(&mut self, name: &str, mut each: impl FnMut(K, V)) -> Result<(), TaskError> {
+        self.restore(name, |step| {
+            if let RestoreStep::Entry(key, value) = step {
+                each(key, value);
+            }
+        })
+    }
+
+    fn restore<K: Key, V: Record>(
+        &mut self,
+        name: &str,
+        mut each: impl FnMut(RestoreStep<K, V>),
+    ) -> Result<(), TaskError> {
+        let Restored::From(state) = &self.restored else { return Ok(()) };
+        for file in &state.files {
+            let Some(header) = file.header().state(self.operator, name) else { continue };
+            if header.version != self.version {
+                let (taken, now) = (header.version, self.version);
+                return Err(self.error(OtherVersion { name: name.to_owned(), taken, now }));
+            }
+            each(RestoreStep::Expect(usize::try_from(file.entries(header, state.groups)).unwrap_or_default()));
+            for block in file.blocks(header, state.groups) {
+                let read = block.and_then(|block| block.read(|key, value| each(RestoreStep::Entry(key, value))));
+                read.map_err(|error| self.error(error))?;
             }
         }
-        Ok(table)
+        Ok(())
     }
 
     /// What a task fails with when the state cannot be restored.
@@ -142,15 +192,22 @@ impl StateContext {
     }
 }
 
-fn restore<K: perennial_types::Key, S: Record>(
-    table: &mut KeyedTable<K, S>,
-    file: &StateFileReader,
-    operator: OperatorId,
-    groups: KeyGroupRange,
-) -> Result<(), StateFileError> {
-    table.reserve(usize::try_from(file.entries(operator, groups)).unwrap_or_default());
-    for block in file.blocks(operator, groups)? {
-        block?.read(|key: K, value: S| table.insert(key, value))?;
-    }
-    Ok(())
+/// What happens while a state is restored.
+enum RestoreStep<K, V> {
+    /// So many entries come now.
+    Expect(usize),
+    /// One of them.
+    Entry(K, V),
+}
+
+/// A state whose types are others than those of the operator, as both say.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the checkpoint has state `{name}` in schema version {taken}, the operator has version {now}; \
+     start the job with an operator of `state_version({taken})`, or give the operator another uid to begin without the state"
+)]
+struct OtherVersion {
+    name: String,
+    taken: u32,
+    now: u32,
 }

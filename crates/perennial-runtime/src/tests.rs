@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use perennial_exchange::{Barrier, Counters, Guarantee, Room};
+use perennial_state::EntryBuffer;
 use perennial_types::config::Configuration;
 use perennial_types::{
     CheckpointId, DEFAULT_SLOT_SHARING_GROUP, ExecutionAttemptId, ExecutionState, JobEdge, JobGraph, JobId, JobVertex,
-    MaxParallelism, OperatorId, OperatorRestore, Record, ShipStrategy, SnapshotKind, TaskRestore, TaskSnapshot,
-    VertexId,
+    KeyGroupRange, MaxParallelism, OperatorId, OperatorInfo, OperatorRestore, Record, ShipStrategy, SnapshotKind,
+    TaskRestore, TaskSnapshot, VertexId,
 };
 
 use crate::mailbox::{Mailbox, TaskCommand};
 use crate::operators::{Prepared, TwoPhaseOperator, TwoPhaseSink};
 use crate::settings::TaskSettings;
 use crate::slot::{NewTask, Slot, TaskEvent};
-use crate::upload::{Cut, Taken, upload};
+use crate::upload::{Cut, SnapshotOf, Taken, upload};
 use crate::wiring::{Place, Placement, Wiring};
 use crate::{
     ByOwned, ChainEvent, ExecutableJob, HashBy, Head, InputHead, KeyedFold, Output, Route, SnapshotWriter, SourceHead,
@@ -87,16 +88,20 @@ where
     }
 }
 
+fn operator(uid: &str) -> OperatorInfo {
+    OperatorInfo { id: OperatorId::of_uid(uid), uid: uid.to_owned(), name: uid.to_owned(), state_version: 0 }
+}
+
 /// Sources of the numbers below `end`, and a running count by key.
 fn job(end: u64, counts: &Arc<Mutex<HashMap<u64, u64>>>) -> ExecutableJob {
     let source = Factory(move |builder: &mut TaskBuilder| {
-        let of = builder.state_of(OperatorId::of_uid("numbers"), "numbers", "numbers")?;
+        let of = builder.state_of(&operator("numbers"), "numbers")?;
         let out = builder.exchange::<u64>(0, Route::Hash(Box::new(HashBy(ByOwned::new(|n: &u64| n % KEYS)))))?;
         Ok(Box::new(SourceHead::new(of, Numbers { next: 0, end }, out)?) as Box<dyn Head>)
     });
     let counts = Arc::clone(counts);
     let consumer = Factory(move |builder: &mut TaskBuilder| {
-        let of = builder.state_of(OperatorId::of_uid("count"), "count", "count")?;
+        let of = builder.state_of(&operator("count"), "count")?;
         let functions = (|_: &u64| 1u64, |count: &mut u64, _| *count += 1, |key: &u64, count: &u64| (*key, *count));
         let end = Box::new(Counts(Arc::clone(&counts)));
         let count = KeyedFold::new(of, ByOwned::new(|n: &u64| n % KEYS), functions, end)?;
@@ -287,6 +292,45 @@ fn a_state_file_that_is_gone_fails_the_task() {
     };
     assert!(matches!(&error, TaskError::Restore { operator, .. } if operator == "count"), "{error}");
     running.cancelled.store(true, Ordering::Relaxed);
+}
+
+/// A checkpoint has several states of an operator by name; each goes back under its name and to no other version of the schema.
+#[test]
+fn states_are_found_by_name_and_by_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let mut of = StateContext { version: 3, ..StateContext::fresh(OperatorId::of_uid("window"), "window") };
+    let mut panes = of.take_table::<u64, u64>("panes").unwrap();
+    (0..100).for_each(|key| panes.insert(key, key + 1));
+    let mut timers = EntryBuffer::new::<u64, String>();
+    timers.push(&7u64, &"seven".to_owned());
+    let mut writer = SnapshotWriter::new(CheckpointId(1), SnapshotKind::Checkpoint);
+    writer.entries(&of, "timers", timers);
+    ChainEvent::Snapshot(&mut writer).keyed(&of, "panes", &mut panes);
+    let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([2; 16]), subtask: 0, attempt: 0 };
+    let max_parallelism = MaxParallelism::default_for(1);
+    let job = JobId::from_bytes([3; 16]);
+    let of_snapshot = SnapshotOf { job, attempt, parallelism: 1, max_parallelism };
+    let taken = Taken { of: of_snapshot, writer, align: Duration::ZERO, sync: Duration::ZERO };
+    let restore = restore_of(&upload(taken, directory).unwrap(), directory);
+
+    let restored = |version| {
+        let groups = KeyGroupRange { first: 0, last: 127 };
+        let state = crate::snapshot::OperatorState::open(&restore.operators[0], groups).unwrap();
+        StateContext { version, restored: crate::Restored::From(state), ..StateContext::fresh(of.operator, "window") }
+    };
+    let mut same = restored(3);
+    let panes: BTreeMap<u64, u64> =
+        same.take_table("panes").unwrap().iter().map(|(key, value)| (*key, *value)).collect();
+    assert_eq!(panes, (0..100).map(|key| (key, key + 1)).collect());
+    let mut timers = Vec::new();
+    same.take_entries("timers", |key: u64, value: String| timers.push((key, value))).unwrap();
+    assert_eq!(timers, [(7, "seven".to_owned())]);
+    assert!(same.take_table::<u64, u64>("new in this version").unwrap().is_empty());
+    let error = restored(4).take_table::<u64, u64>("panes").err().map(|error| crate::operator::chain(&error)).unwrap();
+    for part in ["`window`", "`panes`", "schema version 3", "version 4"] {
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 /// A sink whose transactions are numbers of records.

@@ -4,13 +4,13 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use perennial_state::{KeyedPart, StateFileHeader, write_state_file};
+use perennial_state::{KeyedState, StateFileHeader, write_state_file};
 use perennial_types::{
     CheckpointId, ExecutionAttemptId, JobId, KeyGroupRange, MaxParallelism, OperatorSnapshot, StateFile, TaskSnapshot,
 };
 
 use crate::TaskContext;
-use crate::snapshot::SnapshotWriter;
+use crate::snapshot::{SnapshotPart, SnapshotWriter};
 
 /// Snapshots that may wait for the disk: one of every task of a large executor. A checkpoint that finds no place here is
 /// declined, the next one may find it.
@@ -112,8 +112,12 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
     let key_groups = KeyGroupRange::of_subtask(of.attempt.subtask, of.max_parallelism, of.parallelism);
     let (mut operators, mut keyed) = (Vec::new(), Vec::new());
     for (operator, part) in writer.parts {
-        operators.push((operator, part.list, part.keyed.is_some()));
-        keyed.extend(part.keyed.map(|entries| KeyedPart { operator, uid: part.uid, entries }));
+        let SnapshotPart { uid, version, keyed: states, list } = part;
+        operators.push((operator, list, !states.is_empty()));
+        keyed.extend(states.into_iter().map(|(name, entries)| {
+            let uid = uid.clone();
+            KeyedState { operator, uid, name, version, entries }
+        }));
     }
     let mut bytes: u64 = operators.iter().flat_map(|(_, list, _)| list).map(|element| element.len() as u64).sum();
     let mut file = None;
@@ -127,7 +131,7 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
             subtask,
             max_parallelism: of.max_parallelism,
             key_groups,
-            operators: Vec::new(),
+            states: Vec::new(),
         };
         let written = write_state_file(&*perennial_state::open(directory)?, &name, header, &keyed)?;
         bytes += written.bytes;

@@ -3,7 +3,7 @@
 //! ```text
 //! magic "PRNS", u32 version
 //! header    u32 length, JSON (StateFileHeader), u32 crc of length and JSON
-//! blocks    of each operator in the header's order, in order of key group:
+//! blocks    of each state in the header's order, in order of key group:
 //!           u16 group, u32 entries, u32 bytes, payload, u32 crc of payload
 //! index     a row per block: u16 group, u64 offset, u32 entries
 //! footer    u64 offset of the index, u32 crc of the index, u32 version, magic "SNRP"
@@ -27,7 +27,7 @@ use perennial_types::{
 use serde::{Deserialize, Serialize};
 
 pub use read::{Block, StateFileReader};
-pub use write::{KeyedPart, WrittenFile, write_state_file};
+pub use write::{KeyedState, WrittenFile, write_state_file};
 
 /// Version that is written.
 pub const STATE_FILE_VERSION: u32 = 1;
@@ -60,25 +60,33 @@ pub struct StateFileHeader {
     pub max_parallelism: MaxParallelism,
     /// Key groups of the subtask.
     pub key_groups: KeyGroupRange,
-    /// The operators that have state, in the order of their blocks.
-    pub operators: Vec<OperatorHeader>,
+    /// The states of its operators, in the order of their blocks.
+    pub states: Vec<StateHeader>,
 }
 
-/// What a state file says about one operator.
+/// What a state file says about one state: an operator has as many as it has given names to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperatorHeader {
-    /// Its id, by which its state is found again.
-    pub id: OperatorId,
+pub struct StateHeader {
+    /// Id of the operator; it and the name are what the state is found by.
+    pub operator: OperatorId,
     /// The uid the id was made of.
     pub uid: String,
+    /// Name of the state among those of its operator.
+    pub name: String,
+    /// Version of the operator's schema: which types there were, as its writer counts them.
+    pub version: u32,
     /// Name of the key's type. For messages: names of types change more often than their layout.
     pub key_type: String,
     /// Name of the value's type. For messages, too.
     pub value_type: String,
+    /// Number of entries.
+    pub entries: u64,
+    /// Bytes of the entries.
+    pub bytes: u64,
     /// Its first row in the index.
-    pub groups_at: u32,
+    pub rows_at: u32,
     /// Number of its rows.
-    pub groups: u32,
+    pub rows: u32,
 }
 
 /// Why a state file cannot be used. None of it passes by itself, except what the system says.
@@ -119,14 +127,6 @@ pub enum StateFileError {
         /// What does not fit.
         source: DecodeError,
     },
-    /// The file is whole and has nothing of this operator.
-    #[error("{path} holds no state of operator {operator}")]
-    NoOperator {
-        /// The file.
-        path: String,
-        /// The operator asked for.
-        operator: OperatorId,
-    },
 }
 
 /// A row of the index.
@@ -135,6 +135,13 @@ struct Row {
     group: KeyGroup,
     offset: u64,
     entries: u32,
+}
+
+impl StateFileHeader {
+    /// What it says of a state of an operator, if it has it.
+    pub fn state(&self, operator: OperatorId, name: &str) -> Option<&StateHeader> {
+        self.states.iter().find(|state| state.operator == operator && state.name == name)
+    }
 }
 
 impl Row {

@@ -11,8 +11,8 @@ mod table;
 
 pub use entries::EntryBuffer;
 pub use format::{
-    Block, KeyedPart, OperatorHeader, STATE_FILE_VERSION, StateFileError, StateFileHeader, StateFileReader,
-    WrittenFile, write_state_file,
+    Block, KeyedState, STATE_FILE_VERSION, StateFileError, StateFileHeader, StateFileReader, StateHeader, WrittenFile,
+    write_state_file,
 };
 pub use selector::{ByOwned, ByRef, KeySelector};
 pub use storage::{LocalDirectory, Storage, open};

@@ -55,6 +55,9 @@ pub struct OperatorInfo {
     pub uid: String,
     /// For people.
     pub name: String,
+    /// Version of the schema of its keyed state. State of another version is not restored.
+    #[serde(default)]
+    pub state_version: u32,
 }
 
 /// One exchange between two vertices.

@@ -471,6 +471,7 @@ tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{MaxParallelism, key_group};
 
     fn round_trip<T: Record + PartialEq + std::fmt::Debug>(batch: Vec<T>) {
         let mut bytes = Vec::new();
@@ -519,5 +520,38 @@ mod tests {
         assert_eq!((1u32, 2u32).key_hash(), 31 * (31 + 1) + 2);
         assert_eq!("".to_owned().key_hash(), 0x2d06_8005_38d3_94c2u64 as u32);
         assert_eq!("perennial".to_owned().key_hash(), xxh3_64(b"perennial") as u32);
+    }
+
+    /// So are the key groups of keys, of 128, 720 and 32768. The numbers were computed beside this code, from the descriptions of
+    /// [`Key::key_hash`] and of Flink's `MathUtils.murmurHash`.
+    #[test]
+    fn key_groups_are_frozen() {
+        fn check(key: impl Key + std::fmt::Debug, groups: [u16; 3]) {
+            let of = |count| key_group(key.key_hash(), MaxParallelism::new(count).unwrap()).0;
+            assert_eq!([of(128), of(720), of(32_768)], groups, "{key:?}");
+        }
+        check(200u8, [46, 222, 5294]);
+        check(-5i8, [80, 400, 12_112]);
+        check(40_000u16, [69, 437, 29_381]);
+        check(-5i16, [80, 400, 12_112]);
+        check(4_000_000_000u32, [27, 235, 19_099]);
+        check(-7i32, [33, 689, 15_777]);
+        check(12_345_678_901_234u64, [68, 20, 5188]);
+        check(-12_345_678_901_234i64, [30, 606, 32_542]);
+        check((1u128 << 100) + 99, [66, 530, 3778]);
+        check((1i128 << 100) + 99, [66, 530, 3778]);
+        check(12_345_678_901_234usize, [68, 20, 5188]);
+        check(-12_345_678_901_234isize, [30, 606, 32_542]);
+        check(std::time::Duration::from_nanos(12_345_678_901_234), [68, 20, 5188]);
+        check(true, [77, 45, 11_725]);
+        check(false, [3, 371, 32_003]);
+        check('ß', [113, 417, 30_449]);
+        check((1u32, 2u32), [47, 431, 28_335]);
+        check(vec![1u64, 2, 3], [97, 193, 22_113]);
+        check([1u64, 2, 3], [97, 193, 22_113]);
+        check("perennial".to_owned(), [113, 145, 17_393]);
+        check(std::sync::Arc::<str>::from("perennial"), [113, 145, 17_393]);
+        check(Box::<str>::from("perennial"), [113, 145, 17_393]);
+        check(("word".to_owned(), 9u32), [73, 697, 21_577]);
     }
 }

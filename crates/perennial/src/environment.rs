@@ -249,6 +249,7 @@ impl StreamExecutionEnvironment {
             kind,
             name: name.to_owned(),
             uid: None,
+            state_version: 0,
             parallelism,
             parallel: true,
             max_parallelism: None,

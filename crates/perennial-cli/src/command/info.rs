@@ -97,6 +97,7 @@ mod tests {
                     id: OperatorId::of_uid(uid),
                     uid: (*uid).to_owned(),
                     name: (*uid).to_owned(),
+                    state_version: 0,
                 })
                 .collect(),
         };

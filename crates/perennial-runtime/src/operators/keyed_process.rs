@@ -38,7 +38,7 @@ where
         sides: SideOutputs,
         next: Box<dyn Output<U>>,
     ) -> Result<Self, TaskError> {
-        let state = of.take_table::<T, Sel, S>()?;
+        let state = of.take_table("state")?;
         Ok(Self { of, selector, init, process, end, state, results: Vec::new(), sides, next })
     }
 }
@@ -70,9 +70,7 @@ where
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
-        if let ChainEvent::Snapshot(writer) = event {
-            writer.keyed(&self.of, self.state.snapshot());
-        }
+        event.keyed(&self.of, "state", &mut self.state);
         self.sides.control(event)?;
         self.next.control(event)
     }

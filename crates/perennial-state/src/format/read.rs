@@ -4,11 +4,11 @@ use std::any::type_name;
 use std::ops::Range;
 use std::sync::Arc;
 
-use perennial_types::{DecodeError, KeyGroup, KeyGroupRange, OperatorId, Record};
+use perennial_types::{DecodeError, KeyGroup, KeyGroupRange, Record};
 
 use super::{
     BLOCK_FRAME_BYTES, BLOCK_HEAD_BYTES, END_MAGIC, FOOTER_BYTES, HEAD_BYTES, MAGIC, ROW_BYTES, Row,
-    STATE_FILE_VERSION, StateFileError, StateFileHeader,
+    STATE_FILE_VERSION, StateFileError, StateFileHeader, StateHeader,
 };
 use crate::Storage;
 
@@ -76,26 +76,23 @@ impl StateFileReader {
         &self.header
     }
 
-    /// The blocks of an operator that are of these key groups, in order of key group, each read when it is its turn.
+    /// The blocks of a state of its header that are of these key groups, in order of key group, each read when it is its turn.
     ///
     /// A key group may have several blocks, or none.
     pub fn blocks(
         &self,
-        operator: OperatorId,
+        state: &StateHeader,
         groups: KeyGroupRange,
-    ) -> Result<impl Iterator<Item = Result<Block, StateFileError>>, StateFileError> {
-        let of = self.header.operators.iter().find(|header| header.id == operator);
-        let of = of.ok_or_else(|| StateFileError::NoOperator { path: self.path.clone(), operator })?;
-        let first = of.groups_at as usize;
-        let rows = first..first + of.groups as usize;
+    ) -> impl Iterator<Item = Result<Block, StateFileError>> {
+        let first = state.rows_at as usize;
+        let rows = first..first.saturating_add(state.rows as usize);
         let wanted = move |at: &usize| self.index.get(*at).is_some_and(|row| groups.contains(row.group));
-        Ok(rows.filter(wanted).map(|at| self.block(at)))
+        rows.filter(wanted).map(|at| self.block(at))
     }
 
-    /// Entries of an operator in these key groups, as the index has it: to make room for them.
-    pub fn entries(&self, operator: OperatorId, groups: KeyGroupRange) -> u64 {
-        let of = self.header.operators.iter().find(|header| header.id == operator);
-        let rows = of.and_then(|of| self.index.get(of.groups_at as usize..)?.get(..of.groups as usize));
+    /// Entries of a state of its header in these key groups, as the index has it: to make room for them.
+    pub fn entries(&self, state: &StateHeader, groups: KeyGroupRange) -> u64 {
+        let rows = self.index.get(state.rows_at as usize..).and_then(|rows| rows.get(..state.rows as usize));
         let rows = rows.unwrap_or_default().iter().filter(|row| groups.contains(row.group));
         rows.map(|row| u64::from(row.entries)).sum()
     }
@@ -214,10 +211,10 @@ impl Raw<'_> {
             return Err(self.damaged(HEAD_BYTES, "the header has no key groups"));
         }
         let mut rows = 0u32;
-        for operator in &header.operators {
-            let end = operator.groups_at.checked_add(operator.groups);
-            let (true, Some(end)) = (operator.groups_at == rows, end) else {
-                return Err(self.damaged(HEAD_BYTES, "the operators of the header do not follow each other"));
+        for state in &header.states {
+            let end = state.rows_at.checked_add(state.rows);
+            let (true, Some(end)) = (state.rows_at == rows, end) else {
+                return Err(self.damaged(HEAD_BYTES, "the states of the header do not follow each other"));
             };
             rows = end;
         }

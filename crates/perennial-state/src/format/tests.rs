@@ -38,6 +38,9 @@ impl Storage for Memory {
 
 const COUNTS: OperatorId = OperatorId::from_bytes([1; 16]);
 const WORDS: OperatorId = OperatorId::from_bytes([2; 16]);
+const COUNTS_STATE: (OperatorId, &str) = (COUNTS, "counts");
+const WORDS_STATE: (OperatorId, &str) = (WORDS, "words");
+const PANES_STATE: (OperatorId, &str) = (WORDS, "panes");
 const ALL: KeyGroupRange = KeyGroupRange { first: 0, last: 127 };
 
 fn header() -> StateFileHeader {
@@ -48,19 +51,20 @@ fn header() -> StateFileHeader {
         subtask: 1,
         max_parallelism: MaxParallelism::new(128).unwrap(),
         key_groups: ALL,
-        operators: Vec::new(),
+        states: Vec::new(),
     }
 }
 
-fn part<K: Key, V: Record>(operator: OperatorId, uid: &str, entries: &[(K, V)]) -> KeyedPart {
+fn part<K: Key, V: Record>(operator: OperatorId, name: &str, entries: &[(K, V)]) -> KeyedState {
     let mut buffer = EntryBuffer::new::<K, V>();
     buffer.reserve(entries.len());
     entries.iter().for_each(|(key, value)| buffer.push(key, value));
     assert_eq!((buffer.len(), buffer.is_empty()), (entries.len(), entries.is_empty()));
-    KeyedPart { operator, uid: uid.to_owned(), entries: buffer }
+    let uid = format!("uid of {name}");
+    KeyedState { operator, uid, name: name.to_owned(), version: 3, entries: buffer }
 }
 
-fn write(parts: &[KeyedPart]) -> Vec<u8> {
+fn write(parts: &[KeyedState]) -> Vec<u8> {
     let storage = Memory::default();
     let written = write_state_file(&storage, "f", header(), parts).unwrap();
     let bytes = storage.get("f", None).unwrap();
@@ -76,13 +80,14 @@ fn open(bytes: &[u8]) -> Result<StateFileReader, StateFileError> {
 
 fn read<K: Key + Ord, V: Record>(
     file: &StateFileReader,
-    operator: OperatorId,
+    (operator, name): (OperatorId, &str),
     groups: KeyGroupRange,
 ) -> Result<BTreeMap<K, V>, StateFileError> {
+    let state = file.header().state(operator, name).expect("the state is there");
     let mut entries = BTreeMap::new();
     let mut count = 0;
     let mut last = KeyGroup(0);
-    for block in file.blocks(operator, groups)? {
+    for block in file.blocks(state, groups) {
         let block = block?;
         assert!(last <= block.group() && groups.contains(block.group()) && !block.is_empty());
         last = block.group();
@@ -92,7 +97,7 @@ fn read<K: Key + Ord, V: Record>(
             entries.insert(key, value);
         })?;
     }
-    assert_eq!(count, file.entries(operator, groups));
+    assert_eq!(count, file.entries(state, groups));
     Ok(entries)
 }
 
@@ -101,17 +106,20 @@ type Words = BTreeMap<String, (u64, Vec<u8>)>;
 /// Opens a file and reads all of it, as a restore does.
 fn read_all(bytes: &[u8]) -> Result<(BTreeMap<u64, u64>, Words), StateFileError> {
     let file = open(bytes)?;
-    Ok((read(&file, COUNTS, ALL)?, read(&file, WORDS, ALL)?))
+    if file.header().state(WORDS, "panes").is_some() {
+        read::<u8, bool>(&file, PANES_STATE, ALL)?;
+    }
+    Ok((read(&file, COUNTS_STATE, ALL)?, read(&file, WORDS_STATE, ALL)?))
 }
 
-fn sample() -> [KeyedPart; 2] {
+fn sample() -> [KeyedState; 3] {
     let counts: Vec<(u64, u64)> = (0..20).map(|key| (key, key * key)).collect();
     let words: Vec<(String, (u64, Vec<u8>))> = ["to", "be", "or", "not"]
         .iter()
         .zip(1..)
         .map(|(word, n)| (word.to_string(), (n, vec![0xff; n as usize])))
         .collect();
-    [part(COUNTS, "counts", &counts), part(WORDS, "words", &words)]
+    [part(COUNTS, "counts", &counts), part(WORDS, "panes", &[(7u8, false)]), part(WORDS, "words", &words)]
 }
 
 /// The bytes of version 1 are written and read for ever.
@@ -123,7 +131,15 @@ fn version_1_is_the_fixture() {
     assert_eq!(counts, (0..20).map(|key| (key, key * key)).collect());
     assert_eq!(words.len(), 4);
     assert_eq!(words["not"], (4, vec![0xff; 4]));
-    assert_eq!(open(&fixture).unwrap().header().operators[1].uid, "words");
+    let file = open(&fixture).unwrap();
+    assert_eq!(read(&file, PANES_STATE, ALL).unwrap(), BTreeMap::from([(7u8, false)]));
+    let words = file.header().state(WORDS, "words").unwrap();
+    assert_eq!((words.uid.as_str(), words.version, words.entries, words.bytes), ("uid of words", 3, 4, 83));
+    assert_eq!(
+        (words.key_type.as_str(), words.value_type.as_str()),
+        ("alloc::string::String", "(u64, alloc::vec::Vec<u8>)")
+    );
+    assert_eq!((file.header().state(COUNTS, "words"), file.header().state(WORDS, "word")), (None, None));
     assert_eq!(write(&sample()), fixture);
 }
 
@@ -159,14 +175,10 @@ fn errors_say_what_to_think_of_the_file() {
     newer[4] = 9;
     assert!(matches!(open(&newer), Err(StateFileError::Version { version: 9, .. })));
     let file = open(&bytes).unwrap();
-    let other = OperatorId::from_bytes([9; 16]);
-    assert!(
-        matches!(file.blocks(other, ALL).err(), Some(StateFileError::NoOperator { operator, .. }) if operator == other)
-    );
-    assert_eq!(file.entries(other, ALL), 0);
-    let wrong = file.blocks(WORDS, ALL).unwrap().next().unwrap().unwrap().read(|_: u64, _: u64| ());
+    let first = |name| file.blocks(file.header().states.iter().find(|state| state.name == name).unwrap(), ALL).next();
+    let wrong = first("words").unwrap().unwrap().read(|_: u64, _: u64| ());
     assert!(matches!(wrong, Err(StateFileError::Entry { .. })));
-    let wrong = file.blocks(COUNTS, ALL).unwrap().next().unwrap().unwrap().read(|_: u64, _: u32| ());
+    let wrong = first("counts").unwrap().unwrap().read(|_: u64, _: u32| ());
     assert!(matches!(wrong, Err(StateFileError::Entry { .. })));
 }
 
@@ -187,8 +199,8 @@ fn a_large_key_group_has_several_blocks() {
     let storage = Arc::new(Memory::default());
     let written = write_state_file(&*storage, "f", header, &[part(COUNTS, "large", &entries)]).unwrap();
     let file = StateFileReader::open(storage, "f", written.bytes).unwrap();
-    assert_eq!(file.blocks(COUNTS, ALL).unwrap().count(), 14);
-    assert_eq!(read::<u8, Vec<u8>>(&file, COUNTS, ALL).unwrap(), entries.into_iter().collect());
+    assert_eq!(file.blocks(&file.header().states[0], ALL).count(), 14);
+    assert_eq!(read::<u8, Vec<u8>>(&file, (COUNTS, "large"), ALL).unwrap(), entries.into_iter().collect());
 }
 
 proptest! {
@@ -209,8 +221,8 @@ proptest! {
         let (mut some_counts, mut some_words) = (BTreeMap::new(), BTreeMap::new());
         for subtask in 0..parallelism {
             let groups = KeyGroupRange::of_subtask(subtask, file.header().max_parallelism, parallelism);
-            some_counts.extend(read::<u64, u64>(&file, COUNTS, groups).unwrap());
-            some_words.extend(read::<String, (u64, Vec<u8>)>(&file, WORDS, groups).unwrap());
+            some_counts.extend(read::<u64, u64>(&file, COUNTS_STATE, groups).unwrap());
+            some_words.extend(read::<String, (u64, Vec<u8>)>(&file, WORDS_STATE, groups).unwrap());
         }
         prop_assert_eq!((some_counts, some_words), (counts, words));
     }
@@ -227,11 +239,20 @@ proptest! {
 
     /// Nor do headers of others with a right checksum.
     #[test]
-    fn strange_headers_never_panic(first: u16, last: u16, groups_at: u32, groups: u32, at: u64, entries: u32) {
+    fn strange_headers_never_panic(first: u16, last: u16, rows_at: u32, rows: u32, at: u64, entries: u32) {
         let mut strange = header();
         strange.key_groups = KeyGroupRange { first, last };
-        strange.operators = vec![OperatorHeader {
-            id: COUNTS, uid: String::new(), key_type: String::new(), value_type: String::new(), groups_at, groups,
+        strange.states = vec![StateHeader {
+            operator: COUNTS,
+            uid: String::new(),
+            name: "counts".to_owned(),
+            version: 0,
+            key_type: String::new(),
+            value_type: String::new(),
+            entries: 0,
+            bytes: 0,
+            rows_at,
+            rows,
         }];
         let json = serde_json::to_vec(&strange).unwrap();
         let mut bytes = [&MAGIC[..], &1u32.to_le_bytes(), &(json.len() as u32).to_le_bytes(), &json].concat();

@@ -5,18 +5,22 @@ use std::ops::Range;
 
 use perennial_types::{DecodeError, KeyGroup, MaxParallelism, OperatorId};
 
-use super::{BLOCK_FRAME_BYTES, END_MAGIC, MAGIC, OperatorHeader, Row, STATE_FILE_VERSION, StateFileHeader};
+use super::{BLOCK_FRAME_BYTES, END_MAGIC, MAGIC, Row, STATE_FILE_VERSION, StateFileHeader, StateHeader};
 use crate::{EntryBuffer, Storage};
 
 /// Payload after which a block ends and the next of its key group begins.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// The keyed state of one operator.
-pub struct KeyedPart {
-    /// Its id.
+/// One keyed state of one operator, as it is written.
+pub struct KeyedState {
+    /// Id of the operator.
     pub operator: OperatorId,
     /// The uid the id was made of.
     pub uid: String,
+    /// Name of the state among those of the operator.
+    pub name: String,
+    /// Version of the operator's schema.
+    pub version: u32,
     /// Its entries, in any order.
     pub entries: EntryBuffer,
 }
@@ -33,32 +37,36 @@ pub struct WrittenFile {
 /// Writes the state of a subtask to `path`: durable when it returns.
 ///
 /// Sorts the entries by key group, which decodes every key; so this is nothing for a slot's thread. `header` comes with an empty list of
-/// operators. An entry outside of `header.key_groups` is an error: another subtask would have to read it, and would not.
+/// states. An entry outside of `header.key_groups` is an error: another subtask would have to read it, and would not.
 pub fn write_state_file(
     storage: &dyn Storage,
     path: &str,
     mut header: StateFileHeader,
-    parts: &[KeyedPart],
+    states: &[KeyedState],
 ) -> io::Result<WrittenFile> {
     let mut sorted = Vec::new();
     let mut row = 0;
-    for part in parts {
-        let entries = Sorted::new(&part.entries, header.max_parallelism).map_err(io::Error::other)?;
+    for state in states {
+        let entries = Sorted::new(&state.entries, header.max_parallelism).map_err(io::Error::other)?;
         if let Some(block) = entries.blocks.iter().find(|block| !header.key_groups.contains(block.group)) {
-            let text =
-                format!("operator {} has state of key group {}, which is another subtask's", part.uid, block.group.0);
+            let (uid, group) = (&state.uid, block.group.0);
+            let text = format!("operator {uid} has state of key group {group}, which is another subtask's");
             return Err(io::Error::other(text));
         }
-        let groups = u32::try_from(entries.blocks.len()).map_err(io::Error::other)?;
-        header.operators.push(OperatorHeader {
-            id: part.operator,
-            uid: part.uid.clone(),
-            key_type: part.entries.key_type().to_owned(),
-            value_type: part.entries.value_type().to_owned(),
-            groups_at: row,
-            groups,
+        let rows = u32::try_from(entries.blocks.len()).map_err(io::Error::other)?;
+        header.states.push(StateHeader {
+            operator: state.operator,
+            uid: state.uid.clone(),
+            name: state.name.clone(),
+            version: state.version,
+            key_type: state.entries.key_type().to_owned(),
+            value_type: state.entries.value_type().to_owned(),
+            entries: state.entries.len() as u64,
+            bytes: state.entries.bytes(),
+            rows_at: row,
+            rows,
         });
-        row += groups;
+        row += rows;
         sorted.push(entries);
     }
     let mut file = Pieces { bytes: 0, crc: crc32fast::Hasher::new(), index: Vec::new() };

@@ -31,7 +31,7 @@ pub(crate) struct OperatorContext<'a> {
 impl OperatorContext<'_> {
     /// What an operator with state is built with.
     pub(crate) fn state(&self) -> Result<StateContext, TaskError> {
-        self.builder.state_of(self.operator.id, &self.operator.uid, self.name)
+        self.builder.state_of(self.operator, self.name)
     }
 }
 

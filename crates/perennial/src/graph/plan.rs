@@ -164,7 +164,13 @@ fn chained_after(node: NodeId, links: &[Vec<Link>]) -> impl Iterator<Item = Node
 
 impl Resolved {
     fn info(&self) -> OperatorInfo {
-        OperatorInfo { id: OperatorId::of_uid(&self.uid), uid: self.uid.clone(), name: self.name.clone() }
+        let Self { uid, name, state_version, .. } = self;
+        OperatorInfo {
+            id: OperatorId::of_uid(uid),
+            uid: uid.clone(),
+            name: name.clone(),
+            state_version: *state_version,
+        }
     }
 }
 
@@ -201,6 +207,7 @@ fn structural_hash(graph: &StreamGraph, nodes: &[Resolved], ships: &[ShipStrateg
             text(output.record_type);
         }
         text(&format!("{}/{}/{}", node.parallelism, resolved.max_parallelism, resolved.slot_sharing_group));
+        text(&node.state_version.to_string());
     }
     for ((edge, ship), chained) in graph.edges.iter().zip(ships).zip(chained) {
         text(&format!("{}.{} {ship:?} {} {chained}", edge.source, edge.output, edge.target));

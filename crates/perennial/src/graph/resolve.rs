@@ -14,6 +14,7 @@ pub(crate) struct Resolved {
     pub(crate) uid: String,
     /// With the prefix of sources and sinks.
     pub(crate) name: String,
+    pub(crate) state_version: u32,
     pub(crate) max_parallelism: MaxParallelism,
     pub(crate) slot_sharing_group: String,
 }
@@ -37,7 +38,8 @@ pub(crate) fn resolve(graph: &StreamGraph) -> Result<Resolution, JobError> {
     let mut nodes = Vec::new();
     for ((node, uid), slot_sharing_group) in graph.nodes.iter().zip(uids).zip(groups) {
         let max_parallelism = max_parallelism(node, graph.max_parallelism)?;
-        nodes.push(Resolved { uid, name: full_name(node), max_parallelism, slot_sharing_group });
+        let (name, state_version) = (full_name(node), node.state_version);
+        nodes.push(Resolved { uid, name, state_version, max_parallelism, slot_sharing_group });
     }
     let ships = ships(graph)?;
     Ok(Resolution { nodes, ships })

@@ -28,6 +28,8 @@ pub(crate) struct StreamNode {
     pub(crate) name: String,
     /// What the user gave.
     pub(crate) uid: Option<String>,
+    /// Version of the schema of its keyed state.
+    pub(crate) state_version: u32,
     pub(crate) parallelism: u32,
     /// `false` for what reads one thing from one place and so has one subtask.
     pub(crate) parallel: bool,

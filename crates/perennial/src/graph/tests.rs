@@ -20,6 +20,7 @@ impl Sketch {
             kind,
             name: name.to_owned(),
             uid: None,
+            state_version: 0,
             parallelism: 2,
             parallel: true,
             max_parallelism: None,
@@ -302,8 +303,9 @@ fn the_structural_hash_sees_what_decides_where_code_runs() {
     };
     let plain = build(&|_| {});
     assert_eq!(build(&|_| {}), plain, "equal builders have equal hashes");
-    let changes: [&dyn Fn(&mut Sketch); 8] = [
+    let changes: [&dyn Fn(&mut Sketch); 9] = [
         &|sketch| sketch.with(1, |node| node.uid = Some("other".to_owned())),
+        &|sketch| sketch.with(1, |node| node.state_version = 1),
         &|sketch| sketch.with(1, |node| node.input_type = "u32"),
         &|sketch| sketch.with(0, |node| node.outputs[0].record_type = "u32"),
         &|sketch| sketch.with(1, |node| node.parallelism = 3),

@@ -18,6 +18,14 @@ macro_rules! operator_settings {
             self.set("uid", |node| node.uid = Some(uid.to_owned()))
         }
 
+        /// Says which version of its keyed state's schema this is: 0 unless set.
+        ///
+        /// To be raised whenever the type of a key or of a state changes: a checkpoint with state of another version is then
+        /// refused, rather than read as what it is not.
+        pub fn state_version(&self, version: u32) -> Self {
+            self.set("state_version", |node| node.state_version = version)
+        }
+
         /// Sets the number of its subtasks, at least 1.
         pub fn set_parallelism(&self, parallelism: u32) -> Self {
             self.set("set_parallelism", |node| node.parallelism = parallelism)
