@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use perennial_types::JobId;
 
 /// Version of this layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const GREETING_MAGIC: &[u8; 4] = b"PRNL";
 const FRAME_MAGIC: &[u8; 3] = b"prn";
@@ -45,6 +45,10 @@ pub(crate) enum Kind {
     Close,
     /// A barrier, in the payload.
     Barrier,
+    /// A watermark, in the payload.
+    Watermark,
+    /// The channel has no watermark to wait for.
+    Idle,
 }
 
 /// The fixed part of a frame.
@@ -65,6 +69,8 @@ impl Header {
             Kind::End => 3,
             Kind::Close => 4,
             Kind::Barrier => 5,
+            Kind::Watermark => 6,
+            Kind::Idle => 7,
         };
         let length = (self.payload_bytes as u32).to_le_bytes();
         let parts: [&[u8]; 5] = [&length, &self.channel.to_le_bytes(), &self.count.to_le_bytes(), &[kind], FRAME_MAGIC];
@@ -89,6 +95,8 @@ impl Header {
             3 => Kind::End,
             4 => Kind::Close,
             5 => Kind::Barrier,
+            6 => Kind::Watermark,
+            7 => Kind::Idle,
             other => return Err(format!("a frame of unknown kind {other}")),
         };
         let (channel, count) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([n0, n1, n2, n3]));
@@ -225,7 +233,8 @@ mod tests {
 
     #[test]
     fn headers_grants_keys_and_greetings_round_trip() {
-        for kind in [Kind::Open, Kind::Data, Kind::End, Kind::Close, Kind::Barrier] {
+        use Kind::*;
+        for kind in [Open, Data, End, Close, Barrier, Watermark, Idle] {
             let header = Header { payload_bytes: 65_536, channel: 7, count: 4096, kind };
             assert_eq!(Header::decode(&header.encode()), Ok(header));
         }

@@ -3,22 +3,24 @@
 //! A queue per channel and a list of channels that have something. Producers of the same process and the readers of
 //! connections put elements in, one slot thread takes them out. The gate has one lock, held for some nanoseconds per
 //! *batch*. What bounds its queues is the credit of the producers: an element comes only where credit was taken, or is
-//! a control element: one end in the life of a channel, and as many barriers as there are checkpoints at a time. A blocked
-//! channel fills up to its credit and no further.
+//! a control element: one end in the life of a channel, as many barriers as there are checkpoints at a time, and one time
+//! behind each of all these. A blocked channel fills up to its credit and no further.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::{Barrier, Credit, ExchangeError, Payload, Signal};
+use crate::{Barrier, Credit, EventTime, ExchangeError, Payload, Signal};
 
-/// What comes out of a channel: `(Data | Barrier)* End`.
+/// What comes out of a channel: `(Data | Barrier | Watermark)* End`.
 pub enum Element {
     /// A batch.
     Data(Payload),
     /// What came so far belongs to a checkpoint.
     Barrier(Barrier),
+    /// How far event time is behind what came so far.
+    Watermark(EventTime),
     /// Nothing more comes on this channel.
     End,
 }
@@ -124,6 +126,8 @@ impl Gate {
     }
 
     /// Puts an element at the end of a channel. The producer has taken credit for it, or it is a control element.
+    ///
+    /// A time takes the place of one that waits there already with nothing behind it.
     pub fn put(&self, channel: usize, element: Element) {
         if self.closed.load(Ordering::Acquire) {
             return;
@@ -133,6 +137,10 @@ impl Gate {
             let GateState { channels, listed } = &mut *state;
             let Some(at) = channels.get_mut(channel).filter(|at| !at.ended) else { return };
             at.ended = matches!(element, Element::End);
+            if let (Element::Watermark(new), Some(Element::Watermark(waiting))) = (&element, at.queue.back_mut()) {
+                *waiting = *new;
+                return;
+            }
             at.queue.push_back(element);
             if !at.listed && !at.blocked {
                 at.listed = true;

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::event_time::Control;
 use crate::frame::{ChannelKey, HEADER_BYTES, Header, Kind, encode_grant};
 use crate::network::Inputs;
-use crate::{Barrier, CreditReturn, Element, ExchangeError, Gate, Payload};
+use crate::{Barrier, CreditReturn, Element, EventTime, ExchangeError, Gate, Payload};
 
 /// Bytes asked of the socket at once: a full frame and most of the next.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -180,17 +181,9 @@ impl Inbound {
                 channel.gate.put(channel.index, Element::Data(payload));
                 Ok(())
             }
-            Kind::Barrier => {
-                let barrier = Barrier::decode(&payload)?;
-                if !self.barrier(number, barrier) {
-                    // As with an end, below.
-                    let waits = inputs.barrier_waiting(self, number, barrier)?;
-                    if !waits && !self.barrier(number, barrier) {
-                        return Err(format!("a barrier on channel {number}, which is not open"));
-                    }
-                }
-                Ok(())
-            }
+            Kind::Barrier => self.take_control(number, Control::Barrier(Barrier::decode(&payload)?), inputs),
+            Kind::Watermark => self.take_control(number, Control::decode_watermark(&payload)?, inputs),
+            Kind::Idle => self.take_control(number, Control::Time(EventTime::Idle), inputs),
             Kind::End => {
                 if !self.end(number) {
                     // Its consumer has not come yet: the end waits with the channel. Or it is coming at this moment.
@@ -209,10 +202,21 @@ impl Inbound {
         }
     }
 
-    /// Puts a barrier into an open channel; false when it is not open.
-    fn barrier(&self, number: u32, barrier: Barrier) -> bool {
+    fn take_control(self: &Arc<Self>, number: u32, control: Control, inputs: &Inputs) -> Result<(), String> {
+        if !self.control(number, control) {
+            // As with an end, above.
+            let waits = inputs.control_waiting(self, number, control)?;
+            if !waits && !self.control(number, control) {
+                return Err(format!("{control:?} on channel {number}, which is not open"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a control element into an open channel; false when it is not open.
+    fn control(&self, number: u32, control: Control) -> bool {
         let channel = self.channels().get(&number).cloned();
-        channel.map(|channel| channel.gate.put(channel.index, Element::Barrier(barrier))).is_some()
+        channel.map(|channel| channel.gate.put(channel.index, control.into())).is_some()
     }
 
     /// Ends an open channel; false when it is not open.

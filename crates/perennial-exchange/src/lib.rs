@@ -7,11 +7,12 @@
 //! waits in the writer, and the task is not polled until it left. Nothing here blocks a slot thread.
 //!
 //! A [`Barrier`] travels in a channel among the batches, for a checkpoint. What has to wait behind one stays in its channel of the
-//! gate: [`Gate::block`].
+//! gate: [`Gate::block`]. So does the progress of [`EventTime`], behind everything that was pushed before it.
 
 mod barrier;
 mod credit;
 mod error;
+mod event_time;
 mod frame;
 mod gate;
 mod inbound;
@@ -26,6 +27,7 @@ mod writer;
 pub use barrier::{Barrier, Guarantee};
 pub use credit::{Counters, Credit, Room};
 pub use error::{ExchangeError, WriteError};
+pub use event_time::EventTime;
 pub use frame::ChannelKey;
 pub use gate::{CreditReturn, Element, Gate, LocalChannel};
 pub use network::{Network, Peer};

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use perennial_types::JobId;
 
+use crate::event_time::Control;
 use crate::frame::{self, ChannelKey, Greeting};
 use crate::inbound::Inbound;
 use crate::outbound::{Outbound, RemoteSender, prepare};
-use crate::{Barrier, Element, Gate, Room};
+use crate::{Element, Gate, Room};
 
 /// Longest wait for the greeting of who has connected.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,15 +23,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Channels that may have been opened by others before their consumer was deployed here. More are no early birds.
 const WAITING_MAX: usize = 1 << 16;
 
-/// Barriers on a channel whose consumer has not come. Checkpoints are triggered when all tasks run: one is rare already.
-const WAITING_BARRIERS_MAX: usize = 16;
+/// Barriers, and times behind them, on a channel whose consumer has not come. Checkpoints are triggered when all tasks run: one
+/// barrier is rare already.
+const WAITING_CONTROLS_MAX: usize = 32;
 
 /// A channel that was opened before its consumer was deployed.
 struct Waiting {
     inbound: Arc<Inbound>,
     number: u32,
-    /// Barriers that have come already. Data has not: there was no credit.
-    barriers: Vec<Barrier>,
+    /// What has come already without credit: no data.
+    controls: Vec<Control>,
     /// Its end has come already.
     ended: bool,
 }
@@ -58,7 +60,7 @@ impl Inputs {
             inbound.attach(number, gate, index, self.credit);
         } else if state.waiting.len() < WAITING_MAX {
             let inbound = Arc::clone(inbound);
-            state.waiting.insert(key, Waiting { inbound, number, barriers: Vec::new(), ended: false });
+            state.waiting.insert(key, Waiting { inbound, number, controls: Vec::new(), ended: false });
         } else {
             return Err(format!("{WAITING_MAX} channels wait for tasks that are not here"));
         }
@@ -67,12 +69,12 @@ impl Inputs {
 
     fn register(&self, key: ChannelKey, gate: Arc<Gate>, index: usize) {
         let mut state = self.lock();
-        let Some(Waiting { inbound, number, barriers, ended }) = state.waiting.remove(&key) else {
+        let Some(Waiting { inbound, number, controls, ended }) = state.waiting.remove(&key) else {
             state.registered.insert(key, (gate, index));
             return;
         };
         // Before the channel is attached: what is read from then on comes behind them.
-        barriers.into_iter().for_each(|barrier| gate.put(index, Element::Barrier(barrier)));
+        controls.into_iter().for_each(|control| gate.put(index, control.into()));
         if ended {
             gate.put(index, Element::End);
         } else {
@@ -88,23 +90,23 @@ impl Inputs {
         found.map(|waiting| waiting.ended = true).is_some()
     }
 
-    /// Keeps a barrier of a channel whose consumer has not come yet; false when there is none.
-    pub(crate) fn barrier_waiting(
+    /// Keeps a control element of a channel whose consumer has not come yet; false when there is none.
+    pub(crate) fn control_waiting(
         &self,
         inbound: &Arc<Inbound>,
         number: u32,
-        barrier: Barrier,
+        control: Control,
     ) -> Result<bool, String> {
         let mut state = self.lock();
         let mut of = state.waiting.values_mut();
         let found = of.find(|waiting| waiting.number == number && Arc::ptr_eq(&waiting.inbound, inbound));
         let Some(waiting) = found else { return Ok(false) };
-        if waiting.barriers.len() >= WAITING_BARRIERS_MAX {
+        control.append_to(&mut waiting.controls);
+        if waiting.controls.len() > WAITING_CONTROLS_MAX {
             return Err(format!(
-                "more than {WAITING_BARRIERS_MAX} barriers on channel {number}, which nobody reads yet"
+                "more than {WAITING_CONTROLS_MAX} barriers and times on channel {number}, which nobody reads yet"
             ));
         }
-        waiting.barriers.push(barrier);
         Ok(true)
     }
 

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use perennial_types::Record;
 use rustix::net::SendFlags;
 
+use crate::event_time::Control;
 use crate::frame::{self, ChannelKey, GRANT_BYTES, Greeting, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
-use crate::{Barrier, Credit, ExchangeError, Room};
+use crate::{Credit, ExchangeError, Room};
 
 /// How long a peer may take to be there: executors of a job are deployed at the same time, not in the same moment.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -290,9 +291,9 @@ impl RemoteSender {
         self.outbound.send(self.channel, batch.len() as u32, Kind::Data, |frame| T::encode_batch(batch, frame))
     }
 
-    /// Sends a barrier, which needs no credit. Returns the bytes it took.
-    pub(crate) fn send_barrier(&self, barrier: &Barrier) -> usize {
-        self.outbound.send(self.channel, 0, Kind::Barrier, |frame| frame.extend(barrier.encode()))
+    /// Sends what needs no credit. Returns the bytes it took.
+    pub(crate) fn send_control(&self, control: Control) -> usize {
+        self.outbound.send(self.channel, 0, control.kind(), |frame| control.encode(frame))
     }
 
     /// Sends the end of the channel.

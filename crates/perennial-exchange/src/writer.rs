@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use perennial_types::{MaxParallelism, Record};
 
+use crate::event_time::Control;
 use crate::partition::Partitioner;
 use crate::{
-    Barrier, Counters, Credit, Element, ExchangeError, Gate, LocalChannel, Payload, RemoteSender, Route, WriteError,
+    Barrier, Counters, Credit, Element, EventTime, ExchangeError, Gate, LocalChannel, Payload, RemoteSender, Route,
+    WriteError,
 };
 
 /// Most records in a batch, whatever their size: 64 KiB of pairs of numbers. Measured with the running count of 1,000 keys
@@ -64,14 +66,14 @@ impl OutChannel {
         }
     }
 
-    /// Sends a barrier, which needs no credit. Returns the bytes that leave this process.
-    fn send_barrier(&self, barrier: Barrier) -> usize {
+    /// Sends what needs no credit. Returns the bytes that leave this process.
+    fn send_control(&self, control: Control) -> usize {
         match self {
             Self::Local { gate, index, .. } => {
-                gate.put(*index, Element::Barrier(barrier));
+                gate.put(*index, control.into());
                 0
             }
-            Self::Remote(channel) => channel.send_barrier(&barrier),
+            Self::Remote(channel) => channel.send_control(control),
         }
     }
 
@@ -110,15 +112,15 @@ pub trait WriterControl: Send {
 /// What has found no room in a channel, or comes behind what has not.
 enum Waiting<T> {
     Batch(Vec<T>),
-    Barrier(Barrier),
+    Control(Control),
 }
 
 struct Lane<T> {
     channel: OutChannel,
     /// The batch being filled.
     open: Vec<T>,
-    /// Batches that found no room, oldest first, and barriers behind them. No more than one input batch of the task has
-    /// made, and the open batch in front of each barrier.
+    /// Batches that found no room, oldest first, and barriers and times behind them. No more than one input batch of the
+    /// task has made, the open batch in front of each barrier, and one with a time behind it.
     waiting: VecDeque<Waiting<T>>,
     /// Records that make a batch.
     full: usize,
@@ -146,9 +148,21 @@ impl<T: Record> Lane<T> {
             }
             match self.waiting.pop_front() {
                 Some(Waiting::Batch(mut batch)) => self.bytes += self.channel.send(&mut batch),
-                Some(Waiting::Barrier(barrier)) => self.bytes += self.channel.send_barrier(barrier),
+                Some(Waiting::Control(control)) => self.bytes += self.channel.send_control(control),
                 None => return,
             }
+        }
+    }
+
+    /// Sends what needs no credit behind all records pushed so far.
+    fn control(&mut self, control: Control) {
+        if !self.open.is_empty() {
+            self.ship();
+        }
+        match (self.waiting.back_mut(), control) {
+            (None, _) => self.bytes += self.channel.send_control(control),
+            (Some(Waiting::Control(last @ Control::Time(_))), Control::Time(_)) => *last = control,
+            (Some(_), _) => self.waiting.push_back(Waiting::Control(control)),
         }
     }
 }
@@ -375,6 +389,18 @@ impl<T: Record> Writer<T> {
         }
     }
 
+    /// Says on every channel how far event time is, behind all records pushed so far. It takes no credit, but overtakes nothing.
+    pub fn watermark(&mut self, time: EventTime) -> Result<(), WriteError> {
+        self.control(Control::Time(time))
+    }
+
+    fn control(&mut self, control: Control) -> Result<(), WriteError> {
+        self.check()?;
+        self.lanes.iter_mut().for_each(|lane| lane.control(control));
+        self.count_bytes();
+        Ok(())
+    }
+
     /// Nothing more will be pushed: sends all there is, then the end of each channel.
     pub fn finish(&mut self) -> Result<(), WriteError> {
         self.finished = true;
@@ -421,18 +447,6 @@ impl<T: Record> WriterControl for Writer<T> {
     }
 
     fn barrier(&mut self, barrier: Barrier) -> Result<(), WriteError> {
-        self.check()?;
-        for lane in &mut self.lanes {
-            if !lane.open.is_empty() {
-                lane.ship();
-            }
-            if lane.waiting.is_empty() {
-                lane.bytes += lane.channel.send_barrier(barrier);
-            } else {
-                lane.waiting.push_back(Waiting::Barrier(barrier));
-            }
-        }
-        self.count_bytes();
-        Ok(())
+        self.control(Control::Barrier(barrier))
     }
 }

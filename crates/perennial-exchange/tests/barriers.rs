@@ -1,4 +1,4 @@
-//! Barriers in band: what was sent before one comes before it, and it needs no credit.
+//! Barriers and times in band: what was sent before one comes before it, and it needs no credit.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use perennial_exchange::{
-    Barrier, ChannelKey, Credit, CreditReturn, Element, Gate, Guarantee, LocalChannel, Network, OutChannel, Payload,
-    Peer, Room, Route, Signal, Writer, WriterControl, WriterSettings,
+    Barrier, ChannelKey, Credit, CreditReturn, Element, EventTime, Gate, Guarantee, LocalChannel, Network, OutChannel,
+    Payload, Peer, Room, Route, Signal, Writer, WriterControl, WriterSettings,
 };
 use perennial_types::{CheckpointId, JobId, MaxParallelism, Record, SnapshotKind};
 
@@ -26,6 +26,7 @@ fn barrier(checkpoint: u64) -> Barrier {
 enum Seen {
     Records(Vec<u64>),
     Barrier(u64),
+    Time(EventTime),
     End,
 }
 
@@ -37,6 +38,7 @@ fn take(gate: &Gate) -> Option<(usize, Seen)> {
             assert_eq!(barrier, self::barrier(barrier.checkpoint.0));
             Seen::Barrier(barrier.checkpoint.0)
         }
+        Element::Watermark(time) => Seen::Time(time),
         Element::End => Seen::End,
         Element::Data(Payload::Local(mut batch)) => {
             let records = std::mem::take(batch.downcast_mut::<Vec<u64>>().unwrap());
@@ -122,6 +124,38 @@ fn a_barrier_needs_no_credit_and_overtakes_nothing() {
     assert_eq!(take(&gate), Some((0, Seen::End)));
 }
 
+#[test]
+fn a_watermark_comes_behind_what_was_pushed_and_replaces_one_that_waits() {
+    use EventTime::{Idle, Watermark};
+    let (gate, mut writers) = local(1);
+    let writer = &mut writers[0];
+    writer.push(&mut vec![1]).unwrap();
+    // The open batch is sealed and takes the only credit; the time needs none.
+    writer.watermark(Watermark(10)).unwrap();
+    writer.watermark(Watermark(20)).unwrap();
+    writer.push(&mut vec![2]).unwrap();
+    writer.watermark(Watermark(30)).unwrap();
+    writer.watermark(Idle).unwrap();
+    writer.barrier(barrier(1)).unwrap();
+    writer.watermark(Watermark(40)).unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![1]))));
+    assert_eq!(take(&gate), Some((0, Seen::Time(Watermark(20)))), "10 was replaced in the gate");
+    assert_eq!((take(&gate), gate.has_input()), (None, false), "the rest waits for the second batch's credit");
+    writer.drain().unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::Records(vec![2]))));
+    assert_eq!(take(&gate), Some((0, Seen::Time(Idle))), "30 was replaced in the writer");
+    assert_eq!(take(&gate), Some((0, Seen::Barrier(1))));
+    // Behind a barrier that blocks its channel it waits.
+    gate.block(0);
+    assert_eq!(take(&gate), None);
+    writer.watermark(Watermark(50)).unwrap();
+    gate.unblock_all();
+    assert_eq!(take(&gate), Some((0, Seen::Time(Watermark(50)))));
+    writer.finish().unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::End)));
+    assert_eq!((take(&gate), gate.has_input()), (None, false));
+}
+
 fn network(job: JobId, name: &str) -> (Network, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -149,6 +183,8 @@ fn barriers_between_processes_keep_their_places() {
     let key = |edge| ChannelKey { edge, producer: (0, 0), consumer: (0, 0) };
     let (gate, probe) = (Arc::new(Gate::new(1)), Arc::new(Gate::new(1)));
     let mut early = writer(OutChannel::Remote(from.open(&peer, &key(0), Arc::clone(&room)).unwrap()));
+    early.watermark(EventTime::Watermark(4)).unwrap();
+    early.watermark(EventTime::Watermark(5)).unwrap();
     early.barrier(barrier(1)).unwrap();
     // On the same connection, behind it: once this one has arrived, the barrier has too.
     let mut behind = writer(OutChannel::Remote(from.open(&peer, &key(1), Arc::clone(&room)).unwrap()));
@@ -156,15 +192,19 @@ fn barriers_between_processes_keep_their_places() {
     to.register_input(key(1), Arc::clone(&probe), 0);
     assert_eq!(wait_for("the probe", || take(&probe)), (0, Seen::Barrier(9)));
     to.register_input(key(0), Arc::clone(&gate), 0);
+    assert_eq!(take(&gate), Some((0, Seen::Time(EventTime::Watermark(5)))));
     assert_eq!(wait_for("the early barrier", || take(&gate)), (0, Seen::Barrier(1)));
     wait_for("credit", || room.is_free().then_some(()));
     early.push(&mut vec![1, 2]).unwrap();
     early.barrier(barrier(2)).unwrap();
     early.push(&mut vec![3]).unwrap();
+    early.watermark(EventTime::Watermark(-6)).unwrap();
     early.barrier(barrier(3)).unwrap();
+    early.watermark(EventTime::Idle).unwrap();
     early.finish().unwrap();
     assert_eq!(wait_for("the first batch", || take(&gate)), (0, Seen::Records(vec![1, 2])));
-    for expect in [Seen::Barrier(2), Seen::Records(vec![3]), Seen::Barrier(3), Seen::End] {
+    let (time, idle) = (Seen::Time(EventTime::Watermark(-6)), Seen::Time(EventTime::Idle));
+    for expect in [Seen::Barrier(2), Seen::Records(vec![3]), time, Seen::Barrier(3), idle, Seen::End] {
         let seen = wait_for("the rest", || {
             early.drain().unwrap();
             take(&gate)

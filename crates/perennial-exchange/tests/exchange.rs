@@ -43,6 +43,7 @@ fn take_one(gate: &Gate, into: &mut Vec<(usize, Numbered)>, ends: &mut usize, la
     match element {
         Element::End => *ends += 1,
         Element::Barrier(barrier) => panic!("nobody sent {barrier:?}"),
+        Element::Watermark(time) => panic!("nobody sent {time:?}"),
         Element::Data(Payload::Local(mut batch)) => {
             let records = batch.downcast_mut::<Vec<Numbered>>().unwrap();
             *largest = records.len().max(*largest);
@@ -280,7 +281,7 @@ fn a_lost_producer_fails_its_consumer_and_an_ended_one_does_not() {
 }
 
 fn greeting(job: JobId, from: &str, to: &str) -> Vec<u8> {
-    let mut bytes = b"PRNL\x02\0\0\0".to_vec();
+    let mut bytes = b"PRNL\x03\0\0\0".to_vec();
     bytes.extend(job.as_bytes());
     for name in [from, to] {
         bytes.extend((name.len() as u16).to_le_bytes());

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use perennial_exchange::{Counters, OutChannel, Route, WriteError, Writer, WriterControl, WriterSettings};
+use perennial_exchange::{Counters, EventTime, OutChannel, Route, WriteError, Writer, WriterControl, WriterSettings};
 use perennial_types::{KeyGroupRange, MaxParallelism, OperatorInfo, Record, TaskRestore};
 
 use crate::snapshot::OperatorState;
-use crate::{ChainEvent, Output, Restored, StateContext, TaskContext, TaskError};
+use crate::{ChainEvent, Output, Restored, StateContext, TaskClock, TaskContext, TaskError};
 
 /// An exchange as the task holds it.
 pub(crate) type SharedWriter = Arc<Mutex<dyn WriterControl>>;
@@ -29,6 +29,7 @@ pub struct TaskBuilder {
     counters: Arc<Counters>,
     /// The checkpoint to go on from.
     restore: Option<Arc<TaskRestore>>,
+    clock: TaskClock,
     writers: Vec<SharedWriter>,
 }
 
@@ -40,7 +41,8 @@ impl TaskBuilder {
         counters: Arc<Counters>,
         restore: Option<Arc<TaskRestore>>,
     ) -> Self {
-        Self { context, edges, settings, counters, restore, writers: Vec::new() }
+        let (clock, writers) = (TaskClock::new(), Vec::new());
+        Self { context, edges, settings, counters, restore, clock, writers }
     }
 
     /// The end of the chain that writes to an exchange: `edge` is its index in
@@ -79,6 +81,11 @@ impl TaskBuilder {
         Arc::clone(&self.counters)
     }
 
+    /// Processing time of the subtask.
+    pub fn clock(&self) -> TaskClock {
+        self.clock.clone()
+    }
+
     /// The exchanges of the chain, once all of them were asked for.
     pub(crate) fn into_writers(self) -> Result<Vec<SharedWriter>, TaskError> {
         match self.edges.keys().next() {
@@ -114,9 +121,15 @@ impl<T: Record> Output<T> for ExchangeOutput<T> {
         writer.push(batch).map_err(|error| write_error(&self.vertex_name, error))
     }
 
-    fn control(&mut self, _event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
-        // The task sends barriers itself, once the whole chain has taken its snapshot.
-        Ok(())
+    fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
+        let time = match event {
+            ChainEvent::Watermark(time) => EventTime::Watermark(*time),
+            ChainEvent::Idle => EventTime::Idle,
+            // The task sends barriers itself, once the whole chain has taken its snapshot.
+            _ => return Ok(()),
+        };
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.watermark(time).map_err(|error| write_error(&self.vertex_name, error))
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {

@@ -14,6 +14,8 @@ pub mod local;
 
 mod align;
 mod builder;
+mod clock;
+mod event_time;
 mod head;
 mod keyed;
 mod mailbox;
@@ -25,9 +27,12 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod valve;
 mod wiring;
 
 pub use builder::TaskBuilder;
+pub use clock::TaskClock;
+pub use event_time::{AssignWatermarks, Timestamps, WatermarkSettings};
 pub use head::{InputHead, SourceHead};
 pub use keyed::{HashBy, KeyedFold};
 pub use operator::{ChainEvent, Output, SourceReader, SourceStatus, TaskError, UserError};

@@ -81,6 +81,15 @@ pub enum ChainEvent<'a> {
     Completed(CheckpointId),
     /// This checkpoint will never be complete.
     Aborted(CheckpointId),
+    /// No record of this or an earlier event time is expected any more, but late ones: ms since 1970. It never falls, and may
+    /// come a second time. `i64::MAX` comes once the input has ended, before [`Output::finish`]. Who acts on it emits first
+    /// and then passes it on.
+    Watermark(i64),
+    /// Nobody shall wait for a watermark of this input until its next one.
+    Idle,
+    /// Somebody in the chain asked for this processing time, in ms since 1970, or an earlier one: see
+    /// [`TaskClock::wake_at`](crate::TaskClock::wake_at).
+    Time(i64),
 }
 
 impl ChainEvent<'_> {
@@ -89,7 +98,7 @@ impl ChainEvent<'_> {
     pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
         match self {
             Self::Snapshot(writer) => writer.keyed(of, name, table),
-            Self::Completed(_) | Self::Aborted(_) => {}
+            Self::Completed(_) | Self::Aborted(_) | Self::Watermark(_) | Self::Idle | Self::Time(_) => {}
         }
     }
 }

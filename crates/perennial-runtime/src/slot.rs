@@ -2,7 +2,7 @@
 //!
 //! The thread polls its tasks in turn, each for some batches. A task that finds no input sends its open batches at
 //! once, a busy one at the latest after the buffer timeout. When no task can do anything the thread waits to be woken: by
-//! an element that arrives, by credit that comes back, by a command, or by the clock of a source.
+//! an element that arrives, by credit that comes back, by a command, or by the clock: of a source or of an operator.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -18,6 +18,7 @@ use crate::mailbox::Mailbox;
 use crate::panics;
 use crate::task::{Checkpointing, Input, Polled, Task, nanos};
 use crate::upload::{Cut, SnapshotOf};
+use crate::valve::Valve;
 use crate::{TaskError, VertexFactory};
 
 /// A subtask that is to be built and run.
@@ -139,7 +140,7 @@ impl SlotThread {
         }
     }
 
-    /// Polls each task once. Returns whether any did something, and if not, when a source wants to be asked again.
+    /// Polls each task once. Returns whether any did something, and if not, when one wants to be asked again.
     fn turn(&mut self, now: &mut Instant, must_flush: bool) -> (bool, Option<Instant>) {
         let mut any_worked = false;
         let mut wake_at: Option<Instant> = None;
@@ -209,8 +210,9 @@ impl SlotThread {
         for NewTask { attempt, mut builder, factory, input, room, cancelled, mailbox } in new {
             (self.tell)(TaskEvent { attempt, state: ExecutionState::Initializing, error: None });
             let vertex_name = builder.context.vertex_name.clone();
-            let counters = builder.counters();
+            let (counters, clock) = (builder.counters(), builder.clock());
             let checkpointing = Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input);
+            let valve = Valve::new(input.channels());
             let built = panics::catch(|| {
                 let head = factory.build(&mut builder)?;
                 Ok((head, builder.into_writers()?))
@@ -225,6 +227,8 @@ impl SlotThread {
                         writers,
                         room,
                         counters,
+                        clock,
+                        valve,
                         cancelled,
                         draining,
                         unflushed,

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Barrier, Counters, Element, Gate, Payload, Room, Signal};
+use perennial_exchange::{Barrier, Counters, Element, EventTime, Gate, Payload, Room, Signal};
 
 use crate::align::{Aligner, Step};
 use crate::builder::{SharedWriter, write_error};
 use crate::mailbox::{Mailbox, TaskCommand};
 use crate::upload::{Cut, SnapshotOf, Taken};
-use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, TaskError};
+use crate::valve::Valve;
+use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, TaskClock, TaskError};
 
 /// Batches a task may take at one poll before its neighbours in the slot get their turn.
 const BATCHES_PER_POLL: usize = 16;
@@ -23,7 +24,7 @@ const SOURCE_BATCH: usize = 1024;
 pub(crate) enum Polled {
     /// It worked and may be able to go on.
     Worked,
-    /// It has no input, until woken or, for a source that said so, until this time.
+    /// It has no input, until woken or until this time, which its source or an operator has named.
     Idle(Option<Instant>),
     /// A channel it writes to has no room.
     Blocked,
@@ -54,7 +55,7 @@ impl Input {
     }
 
     /// Number of channels; a source has none.
-    fn channels(&self) -> usize {
+    pub(crate) fn channels(&self) -> usize {
         match self {
             Self::Source(_) => 0,
             Self::Gate { input_of, .. } => input_of.len(),
@@ -65,6 +66,7 @@ impl Input {
 /// What came on a channel besides records.
 enum Control {
     Barrier(Barrier),
+    Time(EventTime),
     /// The channel has ended; whether all have.
     End(bool),
 }
@@ -94,6 +96,8 @@ pub(crate) struct Task {
     pub(crate) writers: Vec<SharedWriter>,
     pub(crate) room: Arc<Room>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: TaskClock,
+    pub(crate) valve: Valve,
     pub(crate) cancelled: Arc<AtomicBool>,
     /// The chain has been finished; what is left is to send what waits.
     pub(crate) draining: bool,
@@ -129,15 +133,22 @@ impl Task {
         if self.draining {
             return Ok(Polled::Finished);
         }
+        if let Some(now_ms) = self.clock.take_due() {
+            self.unflushed = true;
+            self.head.control(&mut ChainEvent::Time(now_ms))?;
+            // What it emitted may have taken the room.
+            return Ok(Polled::Worked);
+        }
         let mut worked = false;
         for _ in 0..BATCHES_PER_POLL {
             let mut control = None;
-            let idle = match &mut self.input {
+            // When a source without records wants to be asked again, if there are none.
+            let idle: Option<Option<Instant>> = match &mut self.input {
                 Input::Source(not_before) => {
                     if let Some(time) = *not_before
                         && time > now
                     {
-                        Some(Polled::Idle(Some(time)))
+                        Some(Some(time))
                     } else {
                         *not_before = None;
                         // Also one that waits from now on may have emitted something.
@@ -146,7 +157,7 @@ impl Task {
                             SourceStatus::More => None,
                             SourceStatus::Wait(time) => {
                                 *not_before = Some(now + time);
-                                Some(Polled::Idle(*not_before))
+                                Some(*not_before)
                             }
                             SourceStatus::Finished => return self.finish(),
                         }
@@ -171,6 +182,10 @@ impl Task {
                         control = Some((channel, Control::Barrier(barrier)));
                         None
                     }
+                    Some((channel, Element::Watermark(time))) => {
+                        control = Some((channel, Control::Time(time)));
+                        None
+                    }
                     Some((channel, Element::End)) => {
                         *open -= 1;
                         control = Some((channel, Control::End(*open == 0)));
@@ -178,31 +193,58 @@ impl Task {
                     }
                     None => match gate.failure() {
                         Some(error) => return Err(error.clone().into()),
-                        None => Some(Polled::Idle(None)),
+                        None => Some(None),
                     },
                 },
             };
             match control {
                 None => {}
                 Some((channel, Control::Barrier(barrier))) => self.on_barrier(channel, barrier)?,
+                Some((channel, Control::Time(time))) => {
+                    let times = self.valve.time(channel, time);
+                    self.tell(times)?;
+                }
                 Some((channel, Control::End(all))) => {
                     let step = self.checkpointing.aligner.ended(channel);
                     self.perform(step)?;
                     if all {
                         return self.finish();
                     }
+                    let times = self.valve.ended(channel);
+                    self.tell(times)?;
                 }
             }
             match idle {
                 None => worked = true,
                 Some(_) if worked => break,
-                Some(idle) => return Ok(idle),
+                Some(source) => return Ok(Polled::Idle(self.earliest(source, now))),
             }
             if !self.room.is_free() {
                 break;
             }
         }
         Ok(Polled::Worked)
+    }
+
+    /// When the task has to be polled again though nothing arrives.
+    fn earliest(&self, source: Option<Instant>, now: Instant) -> Option<Instant> {
+        let Some(due) = self.clock.due() else { return source };
+        let left = u64::try_from(due.saturating_sub(self.clock.now_ms())).unwrap_or_default();
+        // Beyond what the clock of the system can say is never.
+        let due = now.checked_add(Duration::from_millis(left));
+        [source, due].into_iter().flatten().min()
+    }
+
+    /// Passes on how far event time is.
+    fn tell(&mut self, times: [Option<EventTime>; 2]) -> Result<(), TaskError> {
+        for time in times.into_iter().flatten() {
+            self.unflushed = true;
+            self.head.control(&mut match time {
+                EventTime::Watermark(time) => ChainEvent::Watermark(time),
+                EventTime::Idle => ChainEvent::Idle,
+            })?;
+        }
+        Ok(())
     }
 
     /// Does what the executor said.
@@ -302,6 +344,7 @@ impl Task {
     }
 
     fn finish(&mut self) -> Result<Polled, TaskError> {
+        self.head.control(&mut ChainEvent::Watermark(i64::MAX))?;
         self.head.finish()?;
         self.draining = true;
         Ok(Polled::Worked)

@@ -144,6 +144,17 @@ impl StreamExecutionEnvironment {
         self.builder.borrow().options.get(&options::CHECKPOINTING_INTERVAL)
     }
 
+    /// How often watermarks are emitted; zero is never.
+    pub(crate) fn auto_watermark_interval(&self) -> Duration {
+        self.builder.borrow().options.get(&options::AUTO_WATERMARK_INTERVAL)
+    }
+
+    /// Sets how often watermarks are emitted, for streams that get event time from here on; zero emits none before the end of
+    /// the input.
+    pub fn set_auto_watermark_interval(&self, interval: Duration) -> &Self {
+        self.set_option(options::AUTO_WATERMARK_INTERVAL.key, &format!("{} us", interval.as_micros()))
+    }
+
     /// Sets an option of the job under its Flink key; options given at submission win.
     pub fn set_option(&self, key: &str, value: &str) -> &Self {
         let mut builder = self.builder();

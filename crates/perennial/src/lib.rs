@@ -28,6 +28,7 @@ extern crate self as perennial;
 mod args;
 mod environment;
 mod error;
+mod event_time;
 mod graph;
 mod registry;
 mod roles;
@@ -39,6 +40,7 @@ mod stream;
 pub use args::Args;
 pub use environment::StreamExecutionEnvironment;
 pub use error::JobError;
+pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
 pub use perennial_runtime::operators::{Collector, OutputTag, Prepared, Sink, TwoPhaseSink};
 pub use perennial_runtime::{Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
@@ -78,7 +80,7 @@ pub mod prelude {
     pub use crate::{
         Args, Collector, DataStream, DataStreamSink, JobError, JobRegistry, Key, KeyedStream, ListState, MapState,
         OutputTag, Record, Sink, SourceReader, SourceStatus, StreamExecutionEnvironment, TaskContext, UserError,
-        ValueState,
+        ValueState, WatermarkStrategy,
     };
 }
 

@@ -106,6 +106,8 @@ options! {
         "Name of the job in listings.";
     PIPELINE_MAX_PARALLELISM: i32 = "pipeline.max-parallelism", "-1",
         "Number of key groups of operators that name none; -1 derives it from the parallelism.";
+    AUTO_WATERMARK_INTERVAL: Duration = "pipeline.auto-watermark-interval", "200 ms",
+        "How often watermarks are emitted; 0 emits none before the end of the input.";
 
     // --- checkpoints
     CHECKPOINTING_INTERVAL: Option<Duration> = "execution.checkpointing.interval", "",

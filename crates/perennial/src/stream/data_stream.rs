@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use perennial_runtime::operators::{Collector, Filter, FlatMap, Map, OutputTag, Process, TryFilter, TryMap};
-use perennial_runtime::{ByOwned, ByRef, Route, UserError};
+use perennial_runtime::{ByOwned, ByRef, Route, Timestamps, UserError};
 use perennial_types::{Key, Record, ShipStrategy};
 
 use super::settings::operator_settings;
@@ -21,18 +21,21 @@ use crate::{JobError, StreamExecutionEnvironment};
 pub struct DataStream<T> {
     env: StreamExecutionEnvironment,
     ports: Vec<Port>,
+    /// Where the event time of a record lies.
+    timestamps: Option<Arc<dyn Timestamps<T>>>,
     records: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for DataStream<T> {
     fn clone(&self) -> Self {
-        Self { env: self.env.clone(), ports: self.ports.clone(), records: PhantomData }
+        let timestamps = self.timestamps.clone();
+        Self { env: self.env.clone(), ports: self.ports.clone(), timestamps, records: PhantomData }
     }
 }
 
 impl<T: Record> DataStream<T> {
     pub(crate) fn new(env: StreamExecutionEnvironment, ports: Vec<Port>) -> Self {
-        Self { env, ports, records: PhantomData }
+        Self { env, ports, timestamps: None, records: PhantomData }
     }
 
     /// The environment the stream belongs to.
@@ -42,6 +45,16 @@ impl<T: Record> DataStream<T> {
 
     pub(crate) fn ports(&self) -> &[Port] {
         &self.ports
+    }
+
+    /// Where the event time of the records lies, if the stream knows.
+    pub(crate) fn timestamps(&self) -> Option<&Arc<dyn Timestamps<T>>> {
+        self.timestamps.as_ref()
+    }
+
+    /// The stream with other timestamps, or none.
+    pub(super) fn timed(self, timestamps: Option<Arc<dyn Timestamps<T>>>) -> Self {
+        Self { timestamps, ..self }
     }
 
     /// Adds an operator that reads this stream.
@@ -124,6 +137,7 @@ impl<T: Record> DataStream<T> {
         F: FnMut(&T) -> bool + Clone + Send + Sync + 'static,
     {
         self.transform("Filter", move |_, outputs| Ok(erased::<T>(Filter::new(predicate.clone(), outputs.main()?))))
+            .timed(self.timestamps.clone())
     }
 
     /// Keeps the records for which the predicate holds; an error fails the task with its text.
@@ -135,6 +149,7 @@ impl<T: Record> DataStream<T> {
         self.transform("Filter", move |context, outputs| {
             Ok(erased::<T>(TryFilter::new(context.name, predicate.clone(), outputs.main()?)))
         })
+        .timed(self.timestamps.clone())
     }
 
     /// Does anything with each record: emits to the main output and to side outputs, or fails.
@@ -179,10 +194,14 @@ impl<T: Record> DataStream<T> {
 
     /// The records of this stream and of others of the same type, in no order among them.
     ///
-    /// Each stream keeps its own partitioner. A stream may be united with itself: its records then come twice.
+    /// Each stream keeps its own partitioner. A stream may be united with itself: its records then come twice. The union knows the
+    /// timestamps of its records if all its streams have them from the same strategy, cloned.
     pub fn union<'a>(&self, others: impl IntoIterator<Item = &'a DataStream<T>>) -> DataStream<T> {
-        let mut ports = self.ports.clone();
+        let (mut ports, mut timestamps) = (self.ports.clone(), self.timestamps.clone());
         for other in others {
+            if !matches!((&timestamps, &other.timestamps), (Some(one), Some(other)) if Arc::ptr_eq(one, other)) {
+                timestamps = None;
+            }
             if other.env.is_same(&self.env) {
                 ports.extend_from_slice(&other.ports);
             } else {
@@ -190,7 +209,7 @@ impl<T: Record> DataStream<T> {
                 self.env.fail(JobError::job(problem, "make all streams of a job in one environment"));
             }
         }
-        DataStream::new(self.env.clone(), ports)
+        DataStream::new(self.env.clone(), ports).timed(timestamps)
     }
 
     // --- keys
@@ -259,7 +278,7 @@ impl<T: Record> DataStream<T> {
     /// The last partitioner holds.
     fn partitioned(&self, partition: Partition) -> DataStream<T> {
         let led = |port: &Port| Port { partition: Some(partition.clone()), ..port.clone() };
-        DataStream::new(self.env.clone(), self.ports.iter().map(led).collect())
+        DataStream::new(self.env.clone(), self.ports.iter().map(led).collect()).timed(self.timestamps.clone())
     }
 
     // --- settings of the operator

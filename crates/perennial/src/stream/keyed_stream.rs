@@ -46,7 +46,8 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
             port.partition = Some(Partition::with_route(ShipStrategy::Hash, route.clone()));
             port
         });
-        let stream = DataStream::new(stream.environment().clone(), ports.collect());
+        let ports = ports.collect();
+        let stream = DataStream::new(stream.environment().clone(), ports).timed(stream.timestamps().cloned());
         Self { stream, selector, emission: Emission::EveryRecord, records: PhantomData }
     }
 

@@ -1,6 +1,7 @@
 //! Streams: what the user chains calls on.
 
 mod data_stream;
+mod event_time;
 mod keyed_stream;
 mod partition;
 mod settings;
