@@ -1,5 +1,6 @@
 //! Real processes, real sockets, real disks. One binary with a module per theme; the harness is `perennial-tests`.
 
+mod application;
 mod bad_input;
 mod checkpoints;
 mod demo;

@@ -39,6 +39,7 @@ pub struct ClusterBuilder {
     slots: u32,
     config: BTreeMap<String, String>,
     proxied: bool,
+    application: Vec<String>,
 }
 
 impl ClusterBuilder {
@@ -51,6 +52,7 @@ impl ClusterBuilder {
             slots: 1,
             config: BTreeMap::new(),
             proxied: false,
+            application: Vec::new(),
         }
     }
 
@@ -76,6 +78,12 @@ impl ClusterBuilder {
     /// Puts a [`Proxy`] before the RPC ports, so that the network between the processes can be broken.
     pub fn proxied(mut self) -> Self {
         self.proxied = true;
+        self
+    }
+
+    /// Makes it the cluster of one job: JobManagers are started as `standalone-job` with these words.
+    pub fn application(mut self, words: &[&str]) -> Self {
+        self.application = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -113,6 +121,7 @@ impl ClusterBuilder {
             taskmanagers: (0..self.taskmanagers).map(|_| None).collect(),
             keep: false,
             proxy,
+            application: self.application,
         })
     }
 }
@@ -135,6 +144,7 @@ pub struct Cluster {
     taskmanagers: Vec<Option<Process>>,
     keep: bool,
     proxy: Option<Proxy>,
+    application: Vec<String>,
 }
 
 impl Cluster {
@@ -231,7 +241,8 @@ impl Cluster {
 
     fn start_jobmanager_with(&mut self, index: usize, options: &[&str], wrapper: &[String]) -> Result<()> {
         let name = format!("jm-{}", index + 1);
-        let mut command = self.command("jobmanager", &name)?;
+        let role = if self.application.is_empty() { "jobmanager" } else { "standalone-job" };
+        let mut command = self.command(role, &name)?;
         for (key, ports) in [("jobmanager.rpc.port", &self.rpc_ports), ("rest.port", &self.rest_ports)] {
             let port = ports.get(index).with_context(|| format!("there is no jobmanager {index}"))?;
             command.arg("-D").arg(format!("{key}={port}"));
@@ -239,6 +250,7 @@ impl Cluster {
         for option in options {
             command.arg("-D").arg(option);
         }
+        command.args(&self.application);
         let command = crate::wrap::wrapped(&command, wrapper).unwrap_or(command);
         let process = Process::start(&name, command, &self.dir.join(format!("{name}.log")))?;
         self.introduce(&process);

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Run a TaskManager: offers slots and supervises the executors of jobs
     #[command(name = "taskmanager")]
     TaskManager,
+    /// Run a JobManager of a group that is there for one job, and ends with it (application mode)
+    StandaloneJob(StandaloneJob),
     /// Submit a job and wait until it ends
     Run(Run),
     /// List jobs; running and scheduled ones unless told otherwise
@@ -246,6 +248,26 @@ pub(crate) struct JobChoice {
     pub(crate) args: Vec<String>,
 }
 
+/// Options of `standalone-job`: the same for every JobManager of the group.
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneJob {
+    /// Which job of the artifact; needed when it has several
+    #[arg(short = 'j', long = "job-classname", visible_alias = "class", value_name = "NAME")]
+    pub(crate) job: Option<String>,
+    /// The job's id; by default it is made of the cluster's, so that it stays the same
+    #[arg(long, visible_alias = "jobid", value_name = "ID")]
+    pub(crate) job_id: Option<JobId>,
+    /// The job's executable; by default the only file in /opt/perennial/usrlib (or /opt/flink/usrlib)
+    #[arg(long, value_delimiter = ',', value_name = "FILE")]
+    pub(crate) jars: Vec<String>,
+    /// Parallelism of operators that name none
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) parallelism: Option<u32>,
+    /// The job's own arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
+}
+
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -371,6 +393,18 @@ mod tests {
         assert_eq!(run.choice.args, ["-p", "9", "--input", "x"]);
         assert_eq!(cli.global.options, ["a=b", "c=d=e"]);
         assert_eq!(cli.global.endpoints, ["h1:1", "h2:2"]);
+    }
+
+    #[test]
+    fn a_standalone_job_takes_flinks_flags_and_then_the_jobs_own() {
+        let cli = parse("standalone-job --job-classname words -D a=b --jars /opt/job --input x -p 9").unwrap();
+        let Command::StandaloneJob(job) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((job.job.as_deref(), job.job_id, job.parallelism), (Some("words"), None, None));
+        assert_eq!((job.jars, job.args.join(" ")), (vec!["/opt/job".to_owned()], "--input x -p 9".to_owned()));
+        let id = "0".repeat(31) + "7";
+        let cli = parse(&format!("standalone-job --job-id {id} --jars a,b")).unwrap();
+        let Command::StandaloneJob(job) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((job.job_id.map(|job| job.to_string()), job.jars.len()), (Some(id), 2));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod recover;
 mod run;
 mod signals;
 mod snapshot;
+mod standalone_job;
 mod status;
 mod survey;
 mod taskmanager;
@@ -40,7 +41,8 @@ pub(crate) const PARENT_VARIABLE: &str = "PERENNIAL_PARENT_PID";
 pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
     let config = settings::load(&global)?;
     match command {
-        Command::JobManager => server(&config, jobmanager::run(&config)),
+        Command::JobManager => server(&config, jobmanager::run(&config, None)),
+        Command::StandaloneJob(options) => server(&config, standalone_job::run(options, &config)),
         Command::TaskManager => server(&config, taskmanager::run(&config)),
         Command::Demo(options) => client(&config, demo::run(options, &config)),
         Command::Run(options) => asking(&global, &config, run::run(options, &global, &config)),

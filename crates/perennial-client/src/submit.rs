@@ -140,9 +140,19 @@ impl Client {
     ///
     /// Tries again with the same request id until the client's timeout, so that a lost answer never makes a second job.
     pub async fn submit(&self, prepared: &Prepared) -> Result<JobId, SubmitError> {
+        self.submit_as(prepared, RequestId::random(), None).await
+    }
+
+    /// The same under a request id that the caller may use again: whoever does gets the same job. `job` fixes the job's id.
+    pub async fn submit_as(
+        &self,
+        prepared: &Prepared,
+        request: RequestId,
+        job: Option<JobId>,
+    ) -> Result<JobId, SubmitError> {
         let job = SubmitJob {
-            request: RequestId::random(),
-            job: None,
+            request,
+            job,
             artifact: prepared.artifact.digest(),
             plan: prepared.request.clone(),
             graph: prepared.plan.graph.clone(),

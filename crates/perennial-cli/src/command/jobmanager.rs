@@ -13,13 +13,15 @@ use tracing::info;
 
 use super::listener;
 use super::signals::StopSignals;
+use super::standalone_job::{self, Application};
 use crate::failure::{Exit, Failure};
 use crate::output;
 
 /// Time the REST listener has to end its requests, beyond what it gives them itself.
 const LISTENER_GRACE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
+/// Runs until it is told to stop, or until the job of its application has ended.
+pub(crate) async fn run(config: &Configuration, application: Option<&Application>) -> Result<Exit, Failure> {
     let mut signals = StopSignals::listen()?;
     // First of all, so that requests wait in the listener's queue instead of being refused while the store opens.
     let rest = listener::bind(config).await?;
@@ -57,17 +59,23 @@ pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
         listener::advertised(config, rest_address),
         jobmanager.advertised_address()
     ))?;
-    let (cause, fatal) = tokio::select! {
-        (name, _) = signals.next() => (name, None),
-        reason = jobmanager.fatal() => ("a failure", Some(reason)),
-        failure = tasks.failed() => ("a failure", Some(failure.to_string())),
+    let local = format!("127.0.0.1:{}", rest_address.port());
+    let job = async {
+        match application {
+            Some(application) => application.see_through(&jobmanager, &local).await,
+            None => std::future::pending().await,
+        }
+    };
+    let failed = |reason: String| Err(Failure::new(Exit::Failed, anyhow::anyhow!(reason)));
+    let (cause, ended) = tokio::select! {
+        (name, _) = signals.next() => (name, Ok(Exit::Done)),
+        reason = jobmanager.fatal() => ("a failure", failed(reason)),
+        failure = tasks.failed() => ("a failure", failed(failure.to_string())),
+        job = job => ("the end of the application", job.and_then(|summary| standalone_job::ended(&summary))),
     };
     info!(cause, "stopping");
     // The JobManager first: while it hands over its leadership, this member still forwards what clients ask.
     signals.unless_again(jobmanager.shutdown()).await;
     signals.unless_again(tasks.shutdown(LISTENER_GRACE)).await;
-    match fatal {
-        None => Ok(Exit::Done),
-        Some(reason) => Err(Failure::new(Exit::Failed, anyhow::anyhow!(reason))),
-    }
+    ended
 }
