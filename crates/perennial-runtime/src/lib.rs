@@ -8,6 +8,7 @@
 pub mod operator;
 pub mod operators;
 pub mod vertex;
+pub mod windows;
 
 pub mod executor;
 pub mod local;

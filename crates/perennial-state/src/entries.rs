@@ -50,8 +50,14 @@ impl EntryBuffer {
     #[inline]
     pub fn push<K: Key, V: Record>(&mut self, key: &K, value: &V) {
         debug_assert_eq!((type_name::<K>(), type_name::<V>()), (self.key_type, self.value_type));
+        self.push_with(key, |out| value.encode(out));
+    }
+
+    /// Appends an entry whose value is not there as a whole: `encode` appends what a value of the type the buffer was made for would.
+    #[inline]
+    pub fn push_with<K: Key>(&mut self, key: &K, encode: impl FnOnce(&mut Vec<u8>)) {
         key.encode(&mut self.bytes);
-        value.encode(&mut self.bytes);
+        encode(&mut self.bytes);
         if self.fixed.is_none() {
             self.ends.push(self.bytes.len());
         }

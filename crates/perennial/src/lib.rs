@@ -36,6 +36,7 @@ mod sink;
 mod source;
 pub mod state;
 mod stream;
+pub mod windows;
 
 pub use args::Args;
 pub use environment::StreamExecutionEnvironment;
@@ -43,6 +44,7 @@ pub use error::JobError;
 pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
 pub use perennial_runtime::operators::{Collector, OutputTag, Prepared, Sink, TwoPhaseSink};
+pub use perennial_runtime::windows::{AggregateFunction, TimeWindow, WindowContext};
 pub use perennial_runtime::{Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
 pub use perennial_types::{CheckpointId, DecodeError, Key, Record};
 pub use registry::JobRegistry;
@@ -50,7 +52,7 @@ pub use roles::local::JobResult;
 pub use sink::Collected;
 pub use source::Generated;
 pub use state::{ListState, MapState, ValueState};
-pub use stream::{DataStream, DataStreamSink, KeyedStream, Number};
+pub use stream::{AllWindowedStream, DataStream, DataStreamSink, KeyedStream, Number, WindowedStream};
 
 #[cfg(doctest)]
 mod refused_derives {
@@ -77,10 +79,14 @@ mod refused_derives {
 
 /// What a job usually needs: `use perennial::prelude::*`.
 pub mod prelude {
+    pub use crate::windows::{
+        SlidingEventTimeWindows, SlidingProcessingTimeWindows, TumblingEventTimeWindows, TumblingProcessingTimeWindows,
+    };
     pub use crate::{
-        Args, Collector, DataStream, DataStreamSink, JobError, JobRegistry, Key, KeyedStream, ListState, MapState,
-        OutputTag, Record, Sink, SourceReader, SourceStatus, StreamExecutionEnvironment, TaskContext, UserError,
-        ValueState, WatermarkStrategy,
+        AggregateFunction, AllWindowedStream, Args, Collector, DataStream, DataStreamSink, JobError, JobRegistry, Key,
+        KeySelector, KeyedStream, ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus,
+        StreamExecutionEnvironment, TaskContext, TimeWindow, UserError, ValueState, WatermarkStrategy, WindowContext,
+        WindowedStream,
     };
 }
 

@@ -51,6 +51,14 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         Self { stream, selector, emission: Emission::EveryRecord, records: PhantomData }
     }
 
+    pub(super) fn stream(&self) -> &DataStream<T> {
+        &self.stream
+    }
+
+    pub(super) fn selector(&self) -> &S {
+        &self.selector
+    }
+
     /// Makes the aggregations that follow emit once per key when the input has ended, in no order, as Flink does in its batch
     /// execution mode. On an unbounded stream they emit nothing.
     pub fn emit_at_end(&self) -> Self {

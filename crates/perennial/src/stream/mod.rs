@@ -6,9 +6,11 @@ mod keyed_stream;
 mod partition;
 mod settings;
 mod sink;
+mod windowed_stream;
 
 pub use data_stream::DataStream;
 pub use keyed_stream::{KeyedStream, Number};
 pub use sink::DataStreamSink;
+pub use windowed_stream::{AllWindowedStream, WindowedStream};
 
 pub(crate) use partition::{Partition, Port};

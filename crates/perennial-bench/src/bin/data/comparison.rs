@@ -20,6 +20,12 @@ pub(crate) enum Name {
     /// Running count over a million keys in one process.
     #[value(name = "count-1m")]
     Count1m,
+    /// Count over a thousand keys in windows of one second of event time.
+    #[value(name = "window-count-1k")]
+    WindowCount1k,
+    /// Count over a million keys in windows of one second of event time.
+    #[value(name = "window-count-1m")]
+    WindowCount1m,
     /// Running count over a thousand keys in two executors; half of the records cross.
     #[value(name = "count-1k-two-executors")]
     Count1kTwoExecutors,
@@ -67,7 +73,7 @@ pub(crate) struct Flink {
 }
 
 /// Every workload, in the order they are measured.
-pub(crate) const COMPARISONS: [Comparison; 5] = [
+pub(crate) const COMPARISONS: [Comparison; 7] = [
     Comparison {
         name: Name::PassThrough,
         title: "pass-through: map, filter, map",
@@ -97,6 +103,26 @@ pub(crate) const COMPARISONS: [Comparison; 5] = [
         limit: Limit::Threads,
         bar: Some(0.70),
         flink: Some(Flink { million_per_second: 3.7, times: 16.0 }),
+    },
+    Comparison {
+        name: Name::WindowCount1k,
+        title: "1 s event-time tumbling window count, 1 k keys",
+        job: "window_count",
+        keys: FEW_KEYS,
+        deployment: Deployment::Local,
+        limit: Limit::Windows,
+        bar: None,
+        flink: Some(Flink { million_per_second: 7.9, times: 20.0 }),
+    },
+    Comparison {
+        name: Name::WindowCount1m,
+        title: "1 s event-time tumbling window count, 1 M keys",
+        job: "window_count",
+        keys: MANY_KEYS,
+        deployment: Deployment::Local,
+        limit: Limit::Windows,
+        bar: None,
+        flink: Some(Flink { million_per_second: 1.25, times: 20.0 }),
     },
     Comparison {
         name: Name::Count1kTwoExecutors,

@@ -1,9 +1,22 @@
 //! What every program of a comparison does alike: the records, their keys, and the functions applied to them.
 
 use std::hint::black_box;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A key and a value.
 pub(crate) type Rec = (u64, u64);
+
+/// A key and when it happened, in ms since 1970.
+pub(crate) type Timed = (u64, i64);
+
+/// Length of the windows that are counted in.
+pub(crate) const WINDOW_MS: i64 = 1_000;
+
+/// Now, as the event time of what is generated now.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
 
 /// Records between two reports of a counting thread: some milliseconds of work, so that the report costs nothing.
 const REPORT_RECORDS: u64 = 1 << 18;

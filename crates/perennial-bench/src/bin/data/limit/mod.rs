@@ -6,6 +6,7 @@ mod pass_through;
 mod processes;
 mod table;
 mod threads;
+mod windows;
 mod workers;
 
 use std::fmt;
@@ -31,6 +32,8 @@ pub(crate) enum Limit {
     Workers,
     /// The same with the flat table.
     WorkersFlat,
+    /// Two producing and two counting threads, a hash map per window in each.
+    Windows,
     /// Two processes, each one producing and one counting thread; half of the records cross.
     Processes,
 }
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &LimitArgs) -> Result<()> {
         Limit::ThreadsFlat => threads::run::<Flat>(args),
         Limit::Workers => workers::run::<Hashed>(args),
         Limit::WorkersFlat => workers::run::<Flat>(args),
+        Limit::Windows => windows::run(args),
         Limit::Processes => processes::run(args),
     }
 }

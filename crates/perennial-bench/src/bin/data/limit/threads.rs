@@ -13,9 +13,9 @@ use crate::workload::{Checksum, Generator, Rec};
 /// Records per batch: large enough that waking a thread costs nothing per record.
 pub(super) const BATCH_RECORDS: usize = 4096;
 /// Batches on their way to one counting thread.
-const CHANNEL_BATCHES: usize = 16;
+pub(super) const CHANNEL_BATCHES: usize = 16;
 /// Empty batches waiting to be used again.
-const SPARE_BATCHES: usize = 64;
+pub(super) const SPARE_BATCHES: usize = 64;
 
 pub(super) fn run<T: Table>(args: &LimitArgs) -> Result<()> {
     let (spare_in, spare_out) = bounded(SPARE_BATCHES);
