@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Time between checkpoints, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     interval_ms: u64,
+    /// Also kill all JobManagers at once, pause processes, and leave some away for longer than `heartbeat.timeout`.
+    #[arg(long)]
+    hostile: bool,
     /// Choices of an earlier run.
     #[arg(long)]
     seed: Option<u64>,
@@ -90,7 +93,7 @@ fn strike_on(cluster: &mut Cluster, options: &Options, asked: Asked, seed: u64) 
     let job = submit(cluster, options, asked)?;
     cluster.wait_state(&job, "RUNNING", LIMIT)?;
     let mut judge = Judge::new(&cluster.dir().join("out"), asked)?;
-    let mut strikes = Strikes::new(seed);
+    let mut strikes = Strikes::new(seed, options.hostile);
     let (begun, mut looked, mut grown, mut longest) = (Instant::now(), Instant::now(), Instant::now(), Duration::ZERO);
     let mut state = String::new();
     while !["FINISHED", "FAILED", "CANCELED"].contains(&state.as_str()) {
@@ -124,7 +127,7 @@ fn strike_on(cluster: &mut Cluster, options: &Options, asked: Asked, seed: u64) 
     let (complete, proven) = (judge.complete_keys(), judge.proven());
     let found = judge.finish()?;
     for (victim, count) in strikes.killed() {
-        report.information(format!("killed: {victim}"), count.to_string());
+        report.information(format!("struck: {victim}"), count.to_string());
     }
     let checkpoints = cluster.completed_checkpoints()?;
     let seen = format!("{restarts} restarts, {} checkpoints, {seconds:.0} s", checkpoints.len());
