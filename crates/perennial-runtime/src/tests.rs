@@ -402,3 +402,18 @@ fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
     TwoPhaseOperator::new(of, sink(), Arc::<Counters>::default()).unwrap();
     assert_eq!(said(), ["open [(5, 3)]", "commit 3 of 5"], "a restored checkpoint was complete");
 }
+
+/// A paused machine comes back when its tasks have been replaced, and hears of a checkpoint of those that replaced them.
+#[test]
+fn an_attempt_commits_nothing_with_a_checkpoint_it_has_no_part_in() {
+    let log = Arc::<Mutex<Vec<String>>>::default();
+    let sink = Transactions { open: 0, log: Arc::clone(&log) };
+    let of = StateContext::fresh(OperatorId::of_uid("sink"), "sink");
+    let mut operator = TwoPhaseOperator::new(of, sink, Arc::<Counters>::default()).unwrap();
+    operator.push(&mut vec![1, 2]).unwrap();
+    snapshot(&mut operator, 3);
+    operator.control(&mut ChainEvent::Completed(CheckpointId(4))).unwrap();
+    assert_eq!(*log.lock().unwrap(), ["open []"]);
+    operator.control(&mut ChainEvent::Completed(CheckpointId(3))).unwrap();
+    assert_eq!(*log.lock().unwrap(), ["open []", "commit 2 of 3"]);
+}

@@ -53,6 +53,8 @@ pub struct TwoPhaseOperator<T, S: TwoPhaseSink<T>> {
     sink: S,
     /// Transactions that are not known to be committed, by the checkpoint that commits them.
     prepared: BTreeMap<CheckpointId, Vec<S::Transaction>>,
+    /// The newest checkpoint that this attempt has a part in.
+    taken: CheckpointId,
     counters: Arc<Counters>,
     input: PhantomData<fn(T)>,
 }
@@ -68,7 +70,8 @@ impl<T, S: TwoPhaseSink<T>> TwoPhaseOperator<T, S> {
         let user = |error| TaskError::user(&state.name, error);
         sink.open(&restored).map_err(user)?;
         restored.iter().try_for_each(|transaction| sink.commit(transaction)).map_err(user)?;
-        Ok(Self { state, sink, prepared: BTreeMap::new(), counters, input: PhantomData })
+        let (prepared, taken) = (BTreeMap::new(), CheckpointId(0));
+        Ok(Self { state, sink, prepared, taken, counters, input: PhantomData })
     }
 
     /// Commits what was prepared for this checkpoint and those before it, oldest first.
@@ -99,6 +102,7 @@ impl<T: Send, S: TwoPhaseSink<T>> Output<T> for TwoPhaseOperator<T, S> {
         match event {
             ChainEvent::Snapshot(writer) => {
                 let checkpoint = writer.checkpoint();
+                self.taken = self.taken.max(checkpoint);
                 let prepared = self.sink.prepare(checkpoint).map_err(|error| self.user(error))?;
                 if let Some(Prepared { transaction, durable }) = prepared {
                     writer.durable(durable);
@@ -112,6 +116,8 @@ impl<T: Send, S: TwoPhaseSink<T>> Output<T> for TwoPhaseOperator<T, S> {
                 });
                 writer.list(&self.state, encoded.collect());
             }
+            // One taken without this attempt is of the attempt that has replaced it, which has written the same records again.
+            ChainEvent::Completed(checkpoint) if *checkpoint > self.taken => {}
             ChainEvent::Completed(checkpoint) => {
                 let checkpoint = *checkpoint;
                 self.commit(checkpoint)?;
