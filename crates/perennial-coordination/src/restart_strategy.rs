@@ -66,6 +66,10 @@ pub enum Policy {
     /// again would count its input twice. What was lost with a process or a machine starts again, the first time at
     /// once, then as with `exponential-delay`.
     LossesOnly(Backoff),
+    /// What holds when nothing is set and the job takes checkpoints: `exponential-delay`, but what was lost with a process or a
+    /// machine starts again at once when a checkpoint was completed since the failure before. Waiting makes no process well, and a
+    /// job that comes as far as a checkpoint each time is in no hurry.
+    LossesAtOnce(Backoff),
     /// `none`: every failure fails the job.
     Never,
     /// `fixed-delay`: so many times, each after the same wait.
@@ -96,6 +100,8 @@ pub struct RestartStrategy {
     restarts: u32,
     /// Failures since the last long peace.
     in_a_row: u32,
+    /// Whether the job has come as far as a checkpoint since the last failure, or had none.
+    calm: bool,
     last_ms: Option<u64>,
     /// Times of the latest failures, with `failure-rate`.
     recent_ms: VecDeque<u64>,
@@ -106,7 +112,12 @@ impl RestartStrategy {
     /// A strategy that has seen `restarts` restarts. `seed` takes the place of randomness: jobs with different seeds wait for
     /// slightly different times.
     pub fn new(policy: Policy, restarts: u32, seed: u64) -> Self {
-        Self { policy, restarts, in_a_row: 0, last_ms: None, recent_ms: VecDeque::new(), seed }
+        Self { policy, restarts, in_a_row: 0, calm: true, last_ms: None, recent_ms: VecDeque::new(), seed }
+    }
+
+    /// A checkpoint was completed.
+    pub fn calm_down(&mut self) {
+        self.calm = true;
     }
 
     /// Decides about a failure at `now_ms`, and remembers it.
@@ -114,10 +125,12 @@ impl RestartStrategy {
         if let Some(reason) = self.suppresses(kind) {
             return Decision::Suppress { reason };
         }
+        let calm = std::mem::replace(&mut self.calm, false);
         let after = match self.policy.clone() {
             Policy::Never => None,
+            Policy::LossesAtOnce(_) if calm && kind == FailureKind::Loss => Some(Duration::ZERO),
             Policy::LossesOnly(backoff) => self.back_off(&backoff, 1, now_ms),
-            Policy::ExponentialDelay(backoff) => self.back_off(&backoff, 0, now_ms),
+            Policy::LossesAtOnce(backoff) | Policy::ExponentialDelay(backoff) => self.back_off(&backoff, 0, now_ms),
             Policy::FixedDelay { attempts, delay } => (self.restarts < attempts).then_some(delay),
             Policy::FailureRate { max_failures, interval, delay } => {
                 let interval_ms = interval.as_millis() as u64;
@@ -195,7 +208,7 @@ impl fmt::Display for Policy {
                 interval.as_millis(),
                 delay.as_millis()
             ),
-            Self::ExponentialDelay(backoff) => write!(
+            Self::LossesAtOnce(backoff) | Self::ExponentialDelay(backoff) => write!(
                 f,
                 "ExponentialDelayRestartBackoffTimeStrategy(initialBackoffMS={}, maxBackoffMS={}, backoffMultiplier={}, \
                  resetBackoffThresholdMS={}, jitterFactor={}, attemptsBeforeResetBackoff={})",
@@ -274,6 +287,25 @@ mod tests {
         let reason = "Recovery is suppressed by NoRestartBackoffTimeStrategy".to_owned();
         assert_eq!(strategy.decide(FailureKind::Task, 0), Decision::Suppress { reason });
         assert_eq!(waits(Policy::Never, FailureKind::Loss, &[0]), [None]);
+    }
+
+    #[test]
+    fn with_checkpoints_a_loss_restarts_at_once_unless_the_last_failure_was_just_now() {
+        let mut strategy = RestartStrategy::new(Policy::LossesAtOnce(backoff()), 0, 7);
+        let mut waits = |calm: bool, kind| {
+            if calm {
+                strategy.calm_down();
+            }
+            match strategy.decide(kind, 0) {
+                Decision::Restart { after } => after.as_millis(),
+                Decision::Suppress { reason } => panic!("{reason}"),
+            }
+        };
+        assert_eq!(waits(false, FailureKind::Loss), 0, "the first");
+        assert_eq!(waits(false, FailureKind::Loss), 1000, "no checkpoint since");
+        assert_eq!(waits(true, FailureKind::Loss), 0);
+        assert_eq!(waits(true, FailureKind::Task), 1500, "user code fails again at once");
+        assert_eq!(waits(false, FailureKind::Loss), 2250);
     }
 
     proptest! {

@@ -92,7 +92,7 @@ pub(crate) fn checkpointing(job: &BTreeMap<String, String>, default: &str) -> Ch
 }
 
 /// The restart strategy that a job's options name. When they name none, a job with checkpoints restarts after any failure, as
-/// in Flink: it repeats nothing. One without restarts after losses only.
+/// in Flink: it repeats nothing, and losses it restarts at once. One without restarts after losses only.
 pub(crate) fn restart_policy(job: &BTreeMap<String, String>, checkpoints: bool) -> Policy {
     let config = options_of(job, "restart-strategy.");
     let backoff = || Backoff {
@@ -104,7 +104,7 @@ pub(crate) fn restart_policy(job: &BTreeMap<String, String>, checkpoints: bool) 
         attempts_max: config.get(&options::RESTART_BACKOFF_ATTEMPTS),
     };
     match config.get(&options::RESTART_STRATEGY) {
-        None if checkpoints => Policy::ExponentialDelay(backoff()),
+        None if checkpoints => Policy::LossesAtOnce(backoff()),
         None => Policy::LossesOnly(backoff()),
         Some(RestartStrategyType::None) => Policy::Never,
         Some(RestartStrategyType::FixedDelay) => Policy::FixedDelay {
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_job_with_checkpoints_restarts_after_any_failure_unless_it_says_otherwise() {
-        assert_eq!(restart_policy(&BTreeMap::new(), true), Policy::ExponentialDelay(Backoff::default()));
+        assert_eq!(restart_policy(&BTreeMap::new(), true), Policy::LossesAtOnce(Backoff::default()));
         let never = BTreeMap::from([("restart-strategy.type".to_owned(), "none".to_owned())]);
         assert_eq!(restart_policy(&never, true), Policy::Never);
     }

@@ -34,6 +34,7 @@ impl Job {
             (IntentKind::ReserveCheckpoint(checkpoint), _) => self.on_reserved(checkpoint, out),
             (IntentKind::CompleteCheckpoint(checkpoint), _) => {
                 self.coordinate(checkpoint::Event::Completed(checkpoint), out);
+                self.strategy.calm_down();
             }
             (IntentKind::AbortCheckpoint(checkpoint), _) => {
                 self.coordinate(checkpoint::Event::Aborted(checkpoint), out);
