@@ -18,6 +18,7 @@ mod pause;
 mod pauses;
 mod power_cuts;
 mod random;
+mod recovery;
 mod requests;
 mod rolling;
 mod scene;
@@ -70,6 +71,8 @@ enum Run {
     ManyJobs(many_jobs::Options),
     /// Kill JobManagers, TaskManagers and executors every few seconds while a job counts and sums: each record is in its output once.
     ExactlyOnce(exactly_once::Options),
+    /// Lose executors and machines of a job with a large state: its output goes on within fractions of a second.
+    Recovery(recovery::Options),
     /// Keep processors and disk busy: the leader stays, writes work.
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
@@ -91,6 +94,7 @@ fn main() -> Result<ExitCode> {
         Run::TaskmanagerKill(options) => taskmanager_kill::run(&binary()?, &options)?,
         Run::ManyJobs(options) => many_jobs::run(&binary()?, &options)?,
         Run::ExactlyOnce(options) => exactly_once::run(&binary()?, &options)?,
+        Run::Recovery(options) => recovery::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
     };

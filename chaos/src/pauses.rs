@@ -38,6 +38,12 @@ impl Pauses {
     pub(crate) fn read(directory: &Path) -> Result<Self> {
         let until_us = now_us();
         std::thread::sleep(WRITTEN_AFTER);
+        Ok(Self { until_us, ..Self::so_far(directory)? })
+    }
+
+    /// Reads what is written now; of the last moment some is missing.
+    pub(crate) fn so_far(directory: &Path) -> Result<Self> {
+        let until_us = now_us();
         let mut subtasks = BTreeMap::new();
         for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
             let path = entry?.path();
@@ -56,6 +62,12 @@ impl Pauses {
         let of_process = self.subtasks.iter().filter(|(name, _)| name.split('-').nth(1) == Some(&pid.to_string()));
         let mut last = of_process.filter_map(|(_, lines)| lines.last());
         last.any(|last| u128::from(self.until_us.saturating_sub(last.0)) < within.as_micros())
+    }
+
+    /// When the first line ended of each subtask of a stage that has had its first record after a moment.
+    pub(crate) fn begun_after(&self, stage: &str, from_us: u64) -> Vec<u64> {
+        let of_stage = self.subtasks.iter().filter(|(name, _)| name.split('-').next() == Some(stage));
+        of_stage.filter_map(|(_, lines)| lines.first()).map(|first| first.0).filter(|first| *first > from_us).collect()
     }
 
     /// The longest pause that ended in a window or goes on at the end of what was read.
@@ -126,6 +138,14 @@ mod tests {
         let pauses = pauses(&lines, 2_000_000);
         assert_eq!(pauses.ordinary(0, 2_000_000).unwrap().as_micros(), 4);
         assert!((pauses.rate(1_000_000, 2_000_000) - 10_000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn subtasks_that_begin_after_a_moment_are_found() {
+        let pauses = pauses(&[(1000, 10, 50), (2000, 20, 700)], 3100);
+        assert_eq!(pauses.begun_after("source", 999), [1000]);
+        assert_eq!(pauses.begun_after("source", 1000), [0; 0]);
+        assert_eq!(pauses.begun_after("sink", 0), [0; 0]);
     }
 
     #[test]
