@@ -66,12 +66,15 @@ impl TaskBuilder {
     /// Opens the files of its state, if there are any: to be called where the chain is built.
     pub fn state_of(&self, operator: &OperatorInfo, name: &str) -> Result<StateContext, TaskError> {
         let mut of = StateContext::of(operator, name);
-        let restore =
-            self.restore.as_ref().and_then(|all| all.operators.iter().find(|one| one.operator == operator.id));
-        if let Some(restore) = restore {
+        let restore = self.restore.as_ref().and_then(|all| {
+            let of = all.operators.iter().find(|one| one.operator == operator.id)?;
+            Some((all.checkpoint, of))
+        });
+        if let Some((checkpoint, restore)) = restore {
             let TaskContext { attempt, parallelism, max_parallelism, .. } = &self.context;
             let groups = KeyGroupRange::of_subtask(attempt.subtask, *max_parallelism, *parallelism);
-            of.restored = Restored::From(OperatorState::open(restore, groups).map_err(|error| of.error(error))?);
+            let state = OperatorState::open(restore, checkpoint, groups);
+            of.restored = Restored::From(state.map_err(|error| of.error(error))?);
         }
         Ok(of)
     }

@@ -108,20 +108,26 @@ pub enum Restored {
 pub struct OperatorState {
     files: Vec<StateFileReader>,
     groups: KeyGroupRange,
+    /// The checkpoint it is from.
+    pub checkpoint: CheckpointId,
     /// Elements of its list state.
     pub list: Vec<Vec<u8>>,
 }
 
 impl OperatorState {
     /// Opens the files that hold the state.
-    pub(crate) fn open(of: &OperatorRestore, groups: KeyGroupRange) -> Result<Self, StateFileError> {
+    pub(crate) fn open(
+        of: &OperatorRestore,
+        checkpoint: CheckpointId,
+        groups: KeyGroupRange,
+    ) -> Result<Self, StateFileError> {
         let mut files = Vec::new();
         for (location, file) in &of.keyed {
             let (directory, name) = location.rsplit_once('/').unwrap_or(("", location));
             let storage = perennial_state::open(directory).map_err(StateFileError::Read)?;
             files.push(StateFileReader::open(storage, name, file.bytes)?);
         }
-        Ok(Self { files, groups, list: of.list.clone() })
+        Ok(Self { files, groups, checkpoint, list: of.list.clone() })
     }
 }
 
@@ -142,6 +148,14 @@ impl StateContext {
         match &mut self.restored {
             Restored::Fresh => None,
             Restored::From(state) => Some(std::mem::take(&mut state.list)),
+        }
+    }
+
+    /// The checkpoint it goes on from, or none for an operator that begins with nothing.
+    pub fn restored_checkpoint(&self) -> Option<CheckpointId> {
+        match &self.restored {
+            Restored::Fresh => None,
+            Restored::From(state) => Some(state.checkpoint),
         }
     }
 

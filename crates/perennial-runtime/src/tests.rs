@@ -16,7 +16,7 @@ use perennial_types::{
 };
 
 use crate::mailbox::{Mailbox, TaskCommand};
-use crate::operators::{Prepared, TwoPhaseOperator, TwoPhaseSink};
+use crate::operators::{Prepared, Reopened, TwoPhaseOperator, TwoPhaseSink};
 use crate::settings::TaskSettings;
 use crate::slot::{NewTask, Slot, TaskEvent};
 use crate::upload::{Cut, SnapshotOf, Taken, upload};
@@ -112,6 +112,7 @@ fn job(end: u64, counts: &Arc<Mutex<HashMap<u64, u64>>>) -> ExecutableJob {
         name: format!("vertex {number}"),
         parallelism: PARALLELISM,
         max_parallelism: MaxParallelism::default_for(PARALLELISM),
+        max_parallelism_is_set: false,
         slot_sharing_group: DEFAULT_SLOT_SHARING_GROUP.to_owned(),
         operators: Vec::new(),
     };
@@ -316,7 +317,7 @@ fn states_are_found_by_name_and_by_version() {
 
     let restored = |version| {
         let groups = KeyGroupRange { first: 0, last: 127 };
-        let state = crate::snapshot::OperatorState::open(&restore.operators[0], groups).unwrap();
+        let state = crate::snapshot::OperatorState::open(&restore.operators[0], restore.checkpoint, groups).unwrap();
         StateContext { version, restored: crate::Restored::From(state), ..StateContext::fresh(of.operator, "window") }
     };
     let mut same = restored(3);
@@ -343,7 +344,8 @@ struct Transactions {
 impl TwoPhaseSink<u64> for Transactions {
     type Transaction = (u64, u64);
 
-    fn open(&mut self, restored: &[(u64, u64)]) -> Result<(), UserError> {
+    fn open(&mut self, restored: Option<Reopened<'_, (u64, u64)>>) -> Result<(), UserError> {
+        let restored = restored.map(|Reopened { checkpoint, transactions }| (checkpoint.0, transactions));
         self.log.lock().unwrap().push(format!("open {restored:?}"));
         Ok(())
     }
@@ -384,7 +386,7 @@ fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
     operator.control(&mut ChainEvent::Aborted(CheckpointId(1))).unwrap();
     assert_eq!(snapshot(&mut operator, 2).len(), 2, "what was aborted goes with the next");
     assert_eq!(snapshot(&mut operator, 3).len(), 2, "nothing new");
-    assert_eq!(said(), ["open []"]);
+    assert_eq!(said(), ["open None"]);
     operator.control(&mut ChainEvent::Completed(CheckpointId(2))).unwrap();
     operator.control(&mut ChainEvent::Completed(CheckpointId(2))).unwrap();
     assert_eq!(said(), ["commit 2 of 1", "commit 1 of 2"]);
@@ -397,10 +399,10 @@ fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
 
     let restore = OperatorRestore { operator: OperatorId::of_uid("sink"), keyed: Vec::new(), list };
     let groups = perennial_types::KeyGroupRange { first: 0, last: 127 };
-    let state = crate::snapshot::OperatorState::open(&restore, groups).unwrap();
+    let state = crate::snapshot::OperatorState::open(&restore, CheckpointId(5), groups).unwrap();
     let of = StateContext { restored: crate::Restored::From(state), ..fresh() };
     TwoPhaseOperator::new(of, sink(), Arc::<Counters>::default()).unwrap();
-    assert_eq!(said(), ["open [(5, 3)]", "commit 3 of 5"], "a restored checkpoint was complete");
+    assert_eq!(said(), ["open Some((5, [(5, 3)]))", "commit 3 of 5"], "a restored checkpoint was complete");
 }
 
 /// A paused machine comes back when its tasks have been replaced, and hears of a checkpoint of those that replaced them.

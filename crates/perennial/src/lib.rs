@@ -43,7 +43,7 @@ pub use environment::StreamExecutionEnvironment;
 pub use error::JobError;
 pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
-pub use perennial_runtime::operators::{Collector, OutputTag, Prepared, Sink, TwoPhaseSink};
+pub use perennial_runtime::operators::{Collector, OutputTag, Prepared, Reopened, Sink, TwoPhaseSink};
 pub use perennial_runtime::windows::{AggregateFunction, TimeWindow, WindowContext};
 pub use perennial_runtime::{Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
 pub use perennial_types::{CheckpointId, DecodeError, Key, Record};

@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perennial::{CheckpointId, Prepared, Record, TaskContext, TwoPhaseSink, UserError};
+use perennial::{CheckpointId, Prepared, Record, Reopened, TaskContext, TwoPhaseSink, UserError};
 
 use super::FileError;
 use super::lines::Lines;
@@ -158,10 +158,13 @@ impl<T> TwoPhaseSink<T> for TwoPhaseParts<T> {
 
     /// Makes the directory, and removes what dead attempts of this subtask left and the checkpoint does not have.
     ///
-    /// Only attempts below this one are dead for sure: a command to deploy may come late, when a later attempt is writing. The
-    /// first attempt of a job that restores nothing refuses parts that are there.
-    fn open(&mut self, restored: &[FileTransaction]) -> Result<(), UserError> {
+    /// Only attempts below this one are dead for sure: a command to deploy may come late, when a later attempt is writing. A part
+    /// that was prepared for the checkpoint, or before, is in it, for this subtask or for another one. The first attempt of a job
+    /// that restores nothing refuses parts that are there.
+    fn open(&mut self, restored: Option<Reopened<'_, FileTransaction>>) -> Result<(), UserError> {
         let directory = &self.directory;
+        let of = restored.map(|restored| restored.checkpoint.0);
+        let kept = |checkpoint: u64| of.is_some_and(|of| checkpoint <= of);
         fs::create_dir_all(directory).map_err(FileError::io("make", directory))?;
         for entry in fs::read_dir(directory).map_err(FileError::io("list", directory))? {
             let entry = entry.map_err(FileError::io("list", directory))?;
@@ -169,15 +172,14 @@ impl<T> TwoPhaseSink<T> for TwoPhaseParts<T> {
             let path = entry.path();
             match name.to_str().and_then(PartName::parse) {
                 Some(PartName::Finished { subtask })
-                    if subtask == self.subtask && self.attempt == 0 && restored.is_empty() =>
+                    if subtask == self.subtask && self.attempt == 0 && of.is_none() =>
                 {
                     return Err(FileError::Exists { path }.into());
                 }
-                Some(PartName::Hidden { subtask, attempt }) if subtask == self.subtask && attempt < self.attempt => {
-                    let kept = restored.iter().flat_map(|transaction| &transaction.part);
-                    if !kept.map(PendingPart::hidden_name).any(|kept| name == *kept) {
-                        fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
-                    }
+                Some(PartName::Hidden { subtask, attempt, checkpoint })
+                    if subtask == self.subtask && attempt < self.attempt && !checkpoint.is_some_and(kept) =>
+                {
+                    fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
                 }
                 _ => {}
             }
@@ -242,8 +244,15 @@ impl<T> TwoPhaseSink<T> for TwoPhaseParts<T> {
 /// What the name of a file in the directory says.
 #[derive(Debug, PartialEq, Eq)]
 enum PartName {
-    Finished { subtask: u32 },
-    Hidden { subtask: u32, attempt: u32 },
+    Finished {
+        subtask: u32,
+    },
+    /// With the checkpoint it waits for, if it is not being written.
+    Hidden {
+        subtask: u32,
+        attempt: u32,
+        checkpoint: Option<u64>,
+    },
 }
 
 impl PartName {
@@ -253,11 +262,14 @@ impl PartName {
             return Some(Self::Finished { subtask: subtask.parse().ok()? });
         }
         let (subtask, rest) = name.strip_prefix(".part-")?.split_once('-')?;
-        let attempt = match rest.strip_suffix(".inprogress") {
-            Some(attempt) => attempt,
-            None => rest.strip_suffix(".pending")?.split_once('.')?.1,
+        let (attempt, checkpoint) = match rest.strip_suffix(".inprogress") {
+            Some(attempt) => (attempt, None),
+            None => {
+                let (checkpoint, attempt) = rest.strip_suffix(".pending")?.split_once('.')?;
+                (attempt, Some(checkpoint.parse().ok()?))
+            }
         };
-        Some(Self::Hidden { subtask: subtask.parse().ok()?, attempt: attempt.parse().ok()? })
+        Some(Self::Hidden { subtask: subtask.parse().ok()?, attempt: attempt.parse().ok()?, checkpoint })
     }
 }
 
@@ -272,6 +284,11 @@ mod tests {
 
     type Sink = TwoPhaseParts<u64>;
 
+    fn reopened(transactions: &[FileTransaction]) -> Option<Reopened<'_, FileTransaction>> {
+        let newest = transactions.iter().filter_map(|transaction| Some(transaction.part.as_ref()?.checkpoint)).max();
+        newest.map(|newest| Reopened { checkpoint: CheckpointId(newest), transactions })
+    }
+
     impl Parts {
         fn new() -> Self {
             Self { directory: tempfile::tempdir().unwrap() }
@@ -282,10 +299,10 @@ mod tests {
             TwoPhaseParts::of(&self.directory.path().join("out"), subtask, attempt, encode)
         }
 
-        /// An attempt of subtask 0 that was opened.
+        /// An attempt of subtask 0 that was opened with what the newest of these is in; with nothing, if there are none.
         fn open(&self, attempt: u32, restored: &[FileTransaction]) -> Sink {
             let mut sink = self.attempt(0, attempt);
-            sink.open(restored).unwrap();
+            sink.open(reopened(restored)).unwrap();
             for transaction in restored {
                 sink.commit(transaction).unwrap();
             }
@@ -428,7 +445,7 @@ mod tests {
         prepare(&mut living, 4);
         living.write(&mut vec![2]).unwrap();
         let mut other = parts.attempt(1, 0);
-        other.open(&[]).unwrap();
+        other.open(None).unwrap();
         other.write(&mut vec![9]).unwrap();
         fs::write(parts.directory.path().join("out/.part-0-note"), "somebody's").unwrap();
         let before = parts.files();
@@ -437,6 +454,22 @@ mod tests {
         assert_eq!(parts.files(), before);
         parts.open(3, &[]);
         assert_eq!(parts.files(), [".part-0-note: somebody's", ".part-1-0.inprogress: 9"]);
+    }
+
+    /// After a change of the parallelism another subtask may have to commit what this one prepared, and open later.
+    #[test]
+    fn parts_that_the_checkpoint_has_are_kept_for_whoever_commits_them() {
+        let parts = Parts::new();
+        let mut before = parts.open(0, &[]);
+        before.write(&mut vec![1]).unwrap();
+        let in_it = prepare(&mut before, 3);
+        before.write(&mut vec![2]).unwrap();
+        prepare(&mut before, 4);
+        let nothing = Reopened { checkpoint: CheckpointId(3), transactions: &[] };
+        parts.attempt(0, 1).open(Some(nothing)).unwrap();
+        assert_eq!(parts.files(), [".part-0-0000000003.0.pending: 1"]);
+        parts.attempt(1, 1).commit(&in_it).unwrap();
+        assert_eq!(parts.files(), ["part-0-0000000003: 1"]);
     }
 
     /// Until a commit is durable it must be in the state of some checkpoint, and the next one must wait for its sync.
@@ -478,11 +511,14 @@ mod tests {
         sink.write(&mut vec![1]).unwrap();
         let transaction = prepare(&mut sink, 1);
         sink.commit(&transaction).unwrap();
-        let error = parts.attempt(0, 0).open(&[]).unwrap_err();
+        let error = parts.attempt(0, 0).open(None).unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(FileError::Exists { .. })), "{error}");
         // Restored from a savepoint, or restarted, it is the same job.
-        parts.attempt(0, 0).open(&[transaction]).unwrap();
-        parts.attempt(0, 1).open(&[]).unwrap();
+        let nothing = Reopened { checkpoint: CheckpointId(1), transactions: &[] };
+        for restored in [reopened(&[transaction]), Some(nothing)] {
+            parts.attempt(0, 0).open(restored).unwrap();
+        }
+        parts.attempt(0, 1).open(None).unwrap();
     }
 
     /// Without checkpoints the end of the stream finishes all; an attempt that starts over writes over what the one before finished.

@@ -21,4 +21,4 @@ pub use keyed_process::KeyedFunction;
 pub use map::{Map, TryMap};
 pub use process::Process;
 pub use sink::{Sink, SinkOperator};
-pub use two_phase::{Prepared, TwoPhaseOperator, TwoPhaseSink};
+pub use two_phase::{Prepared, Reopened, TwoPhaseOperator, TwoPhaseSink};

@@ -21,6 +21,16 @@ pub struct Prepared<X> {
     pub durable: Durable,
 }
 
+/// What a checkpoint has of a sink.
+#[derive(Debug)]
+pub struct Reopened<'a, X> {
+    /// Its number.
+    pub checkpoint: CheckpointId,
+    /// Transactions that this subtask commits next. After a change of the parallelism they may have been prepared by another
+    /// one, and what this one prepared for the checkpoint or for one before may be another's now.
+    pub transactions: &'a [X],
+}
+
 /// A sink that writes in transactions: what it wrote before a checkpoint becomes visible when the checkpoint is complete, and
 /// exactly once. Flink's Sink V2, writer and committer in one.
 ///
@@ -30,9 +40,9 @@ pub trait TwoPhaseSink<T>: Send {
     /// Names something that is to be made visible. It lives in checkpoints.
     type Transaction: Record;
 
-    /// Called once, first, with every transaction of this subtask that the checkpoint has: each will be committed next. What
-    /// this subtask left and is not among them is to be dropped.
-    fn open(&mut self, restored: &[Self::Transaction]) -> Result<(), UserError>;
+    /// Called once, first, with what the checkpoint has for this subtask; with nothing in a job that starts anew. What earlier
+    /// attempts left and the checkpoint does not have is to be dropped.
+    fn open(&mut self, restored: Option<Reopened<'_, Self::Transaction>>) -> Result<(), UserError>;
 
     /// Takes all records of the batch; whatever is left in it is dropped by the caller.
     fn write(&mut self, batch: &mut Vec<T>) -> Result<(), UserError>;
@@ -62,13 +72,14 @@ pub struct TwoPhaseOperator<T, S: TwoPhaseSink<T>> {
 impl<T, S: TwoPhaseSink<T>> TwoPhaseOperator<T, S> {
     /// Opens the sink and commits what the checkpoint that is restored has of it: that checkpoint was complete.
     pub fn new(mut state: StateContext, mut sink: S, counters: Arc<Counters>) -> Result<Self, TaskError> {
-        let mut restored = Vec::new();
+        let (checkpoint, mut restored) = (state.restored_checkpoint(), Vec::new());
         for bytes in state.take_list().unwrap_or_default() {
             let mut rest = bytes.as_slice();
             restored.push(S::Transaction::decode(&mut rest).map_err(|error| state.error(error))?);
         }
         let user = |error| TaskError::user(&state.name, error);
-        sink.open(&restored).map_err(user)?;
+        let transactions = &restored;
+        sink.open(checkpoint.map(|checkpoint| Reopened { checkpoint, transactions })).map_err(user)?;
         restored.iter().try_for_each(|transaction| sink.commit(transaction)).map_err(user)?;
         let (prepared, taken) = (BTreeMap::new(), CheckpointId(0));
         Ok(Self { state, sink, prepared, taken, counters, input: PhantomData })
