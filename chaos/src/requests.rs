@@ -43,6 +43,7 @@ pub(crate) async fn prepared(cluster: &Cluster, job: &str) -> Result<SubmitJob> 
         artifact: prepared.artifact.digest(),
         plan: request,
         graph: prepared.plan.graph,
+        restore: None,
     })
 }
 

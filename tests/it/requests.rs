@@ -39,6 +39,7 @@ async fn submission(cluster: &Cluster, job: &str) -> Result<SubmitJob> {
         artifact: prepared.artifact.digest(),
         plan: prepared.request,
         graph: prepared.plan.graph,
+        restore: None,
     })
 }
 

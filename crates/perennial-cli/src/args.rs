@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use perennial_types::JobId;
+use perennial_types::{ClaimMode, JobId};
 
 /// What every `--help` ends with.
 const EXIT_CODES: &str = "Exit codes:
@@ -61,6 +61,11 @@ pub(crate) enum Command {
         /// The job, as `list` shows it
         #[arg(value_name = "JOB")]
         job: JobId,
+    },
+    /// Look into savepoints and checkpoints
+    Savepoint {
+        #[command(subcommand)]
+        command: SavepointCommand,
     },
     /// Show what an artifact is, and the execution plan of one of its jobs
     Info(Info),
@@ -235,7 +240,7 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct JobChoice {
     /// Which job of the artifact; needed when it has several
-    #[arg(short = 'c', long = "job-classname", visible_alias = "class", value_name = "NAME")]
+    #[arg(short = 'c', long = "job-classname", visible_aliases = ["class", "job"], value_name = "NAME")]
     pub(crate) job: Option<String>,
     /// Parallelism of operators that name none
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -275,7 +280,23 @@ pub(crate) struct Run {
     #[arg(short, long)]
     pub(crate) detached: bool,
     #[command(flatten)]
+    pub(crate) restore: Restore,
+    #[command(flatten)]
     pub(crate) choice: JobChoice,
+}
+
+/// What a job starts from.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// Start from this savepoint, or from a checkpoint that was kept: its directory
+    #[arg(short = 's', long = "fromSavepoint", value_name = "PATH")]
+    pub(crate) from: Option<String>,
+    /// Leave out state of operators that the job does not have, which is refused else
+    #[arg(short = 'n', long = "allowNonRestoredState", requires = "from")]
+    pub(crate) allow_non_restored: bool,
+    /// Who owns its files: NO_CLAIM leaves them to you, CLAIM has the job delete them when it needs them no more
+    #[arg(long = "claimMode", visible_alias = "restoreMode", value_name = "MODE", default_value_t, requires = "from")]
+    pub(crate) claim: ClaimMode,
 }
 
 /// Options of `list`.
@@ -320,6 +341,32 @@ pub(crate) struct Info {
     pub(crate) choice: JobChoice,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+/// Commands about savepoints.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SavepointCommand {
+    /// Check a savepoint or checkpoint and show what is in it; needs no cluster
+    Inspect {
+        /// Its directory
+        #[arg(value_name = "PATH")]
+        path: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show which state would go to which operator of a job, without running it; needs no cluster
+    Check {
+        /// Directory of the savepoint or checkpoint
+        #[arg(value_name = "PATH")]
+        path: String,
+        /// Leave out state of operators that the job does not have
+        #[arg(short = 'n', long = "allowNonRestoredState")]
+        allow_non_restored: bool,
+        #[command(flatten)]
+        choice: JobChoice,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Commands about options.
@@ -411,6 +458,8 @@ mod tests {
     fn wrong_usage_is_refused() {
         for line in [
             "run",
+            "run -n ./job",
+            "run -s /s --claimMode LEGACY ./job",
             "run -p 0 ./job",
             "list -r -s",
             "cancel",

@@ -11,6 +11,7 @@ mod listener;
 mod member;
 mod recover;
 mod run;
+mod savepoint;
 mod signals;
 mod snapshot;
 mod standalone_job;
@@ -48,6 +49,7 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Run(options) => asking(&global, &config, run::run(options, &global, &config)),
         Command::List(options) => asking(&global, &config, list::run(options, &global, &config)),
         Command::Cancel { job } => asking(&global, &config, cancel::run(job, &global, &config)),
+        Command::Savepoint { command } => client(&config, savepoint::run(command, &global, &config)),
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
         Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
         Command::Member { command: MemberCommand::List { output } }

@@ -85,7 +85,7 @@ impl Stage<'_> {
         let status = ready?;
         output::line(self.cluster.table(&status))?;
         output::line(format_args!("\n{what}"))?;
-        let job = self.client.submit(&prepared?).await?;
+        let job = self.client.submit(&prepared?, None).await?;
         output::line(format_args!("Job has been submitted with JobID {job}\n"))?;
         output::line(format_args!("  REST    http://{}/v1/jobs/{job}", self.cluster.rest_of_leader(&status)))?;
         output::line(format_args!("  look    perennial status --endpoints {}", self.cluster.endpoints().join(",")))?;

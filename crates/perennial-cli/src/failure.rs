@@ -164,6 +164,11 @@ impl From<SubmitError> for Failure {
             SubmitError::Submit(SubmitJobError::InvalidGraph { .. }) => {
                 (Exit::Refused, "this is a fault of the library or of its version; rebuild the artifact")
             }
+            SubmitError::Submit(SubmitJobError::CannotRestore { .. }) => (
+                Exit::Refused,
+                "nothing was changed; perennial savepoint inspect PATH shows what is there, perennial savepoint check PATH ARTIFACT \
+                 how the job fits",
+            ),
             SubmitError::Submit(_) => (Exit::Refused, "run this again"),
         };
         Self::new(exit, error).hint(hint)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use perennial_rpc::artifact::PutArtifactError;
 use perennial_rpc::dispatcher::{DispatcherGateway, SubmitJob, SubmitJobError, Unavailable};
-use perennial_types::{ArtifactManifest, JobId, PlanRequest, ProtocolRange, RequestId};
+use perennial_types::{ArtifactManifest, JobId, PlanRequest, ProtocolRange, RequestId, RestoreSettings};
 
 use crate::artifact::ArtifactFile;
 use crate::{Artifact, ArtifactFileError, Client, Plan, RoleError, roles};
@@ -136,11 +136,11 @@ fn listed(jobs: &[String]) -> String {
 }
 
 impl Client {
-    /// Submits a job, uploading its artifact if the cluster does not have it.
+    /// Submits a job, to start from `restore` if that is given, uploading its artifact if the cluster does not have it.
     ///
     /// Tries again with the same request id until the client's timeout, so that a lost answer never makes a second job.
-    pub async fn submit(&self, prepared: &Prepared) -> Result<JobId, SubmitError> {
-        self.submit_as(prepared, RequestId::random(), None).await
+    pub async fn submit(&self, prepared: &Prepared, restore: Option<RestoreSettings>) -> Result<JobId, SubmitError> {
+        self.submit_as(prepared, RequestId::random(), None, restore).await
     }
 
     /// The same under a request id that the caller may use again: whoever does gets the same job. `job` fixes the job's id.
@@ -149,6 +149,7 @@ impl Client {
         prepared: &Prepared,
         request: RequestId,
         job: Option<JobId>,
+        restore: Option<RestoreSettings>,
     ) -> Result<JobId, SubmitError> {
         let job = SubmitJob {
             request,
@@ -156,6 +157,7 @@ impl Client {
             artifact: prepared.artifact.digest(),
             plan: prepared.request.clone(),
             graph: prepared.plan.graph.clone(),
+            restore,
         };
         // Most submissions are of an artifact the cluster has: asking first would cost them a round trip.
         match self.submit_job(job.clone()).await {

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use perennial_types::{CheckpointId, ExecutionAttemptId, TaskManagerId};
 
-pub use assign::{CannotRestore, assign};
+pub use assign::{CannotRestore, OperatorFit, adapt, assign, compare};
 pub use message::{Effect, Event, Participant, Timer};
 pub use metadata::StoredCheckpoint;
 pub(crate) use metadata::by_vertex;

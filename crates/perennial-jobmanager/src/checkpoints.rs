@@ -1,29 +1,21 @@
-//! Where the checkpoints of a job are, and the metadata that the leader writes there.
+//! Where the checkpoints of a job are, and the metadata that the leader writes and reads there.
 //!
 //! ```text
 //! {execution.checkpointing.dir}/{job}/chk-{number}/_metadata
 //! ```
-//! One line of JSON says what the file is and the CRC-32 of the rest, which is [`CheckpointMetadata`] as JSON. Its tasks'
-//! files are beside it, under the names it gives, so that the directory can be moved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_coordination::checkpoint::{CheckpointRecord, StoredCheckpoint};
+use perennial_coordination::checkpoint::{CannotRestore, CheckpointRecord, StoredCheckpoint, adapt};
 use perennial_meta::{CompletedCheckpoint, DiscardedCheckpoint, ReadError, StateReader};
-use perennial_types::{CheckpointId, CheckpointMetadata, JobId};
-use serde::Serialize;
+use perennial_state::{
+    EncodedMetadata, METADATA_FILE, MetadataError, StateHeader, check_files, read_metadata, write_metadata,
+};
+use perennial_types::{
+    CheckpointId, CheckpointMetadata, ClaimMode, JobGraph, JobId, OperatorId, RestoreSettings, SnapshotKind,
+};
 use tracing::warn;
-
-/// Name of the file in a checkpoint's directory.
-const METADATA_FILE: &str = "_metadata";
-
-/// First line of the file.
-#[derive(Serialize)]
-struct Header {
-    format: &'static str,
-    version: u32,
-    crc: u32,
-}
 
 /// Largest metadata of a checkpoint that is kept in the log: an entry has an end, and every JobManager holds it.
 const METADATA_BYTES_MAX: usize = 4 << 20;
@@ -59,7 +51,10 @@ pub(crate) fn completed(stored: &StoredCheckpoint) -> Result<CompletedCheckpoint
 /// What a new leader finds of a job's checkpoints.
 pub(crate) fn recovered(state: &StateReader, job: JobId) -> Result<(CheckpointRecord, Option<String>), CannotRecover> {
     let Some(head) = state.checkpoint_head(job)? else { return Ok((CheckpointRecord::default(), None)) };
-    let newest = state.checkpoints(job)?.into_iter().max_by_key(|checkpoint| checkpoint.id);
+    // A savepoint that was taken while the job went on is somebody else's; the one it was started from is not.
+    let restored = head.restored.map(|restored| restored.checkpoint);
+    let counts = |at: &CompletedCheckpoint| at.kind.is_recovery_point() || Some(at.id) == restored;
+    let newest = state.checkpoints(job)?.into_iter().filter(counts).max_by_key(|checkpoint| checkpoint.id);
     let completed = newest.map(stored).transpose()?.map(Arc::new);
     let in_flight = head.in_flight.into_iter().map(|reserved| reserved.id).collect();
     let all = head.directory.strip_suffix(&format!("/{job}")).map(str::to_owned);
@@ -109,38 +104,72 @@ pub(crate) fn store(
     metadata: CheckpointMetadata,
     started_ms: u64,
 ) -> std::io::Result<Arc<StoredCheckpoint>> {
-    let encoded: Arc<[u8]> = serde_json::to_vec(&metadata)?.into();
-    let crc = crc32fast::hash(&encoded);
-    let mut header = serde_json::to_vec(&Header { format: "perennial-checkpoint", version: 1, crc })?;
-    header.push(b'\n');
-    let storage = perennial_state::open(&location)?;
-    storage.put(METADATA_FILE, &mut [header, encoded.to_vec()].into_iter())?;
-    Ok(Arc::new(StoredCheckpoint { metadata, started_ms, encoded, crc, location }))
+    let EncodedMetadata { metadata, encoded, crc } = write_metadata(&location, metadata)?;
+    Ok(Arc::new(StoredCheckpoint { metadata, started_ms, encoded: encoded.into(), crc, location }))
+}
+
+/// Why a job cannot be started from a checkpoint or savepoint. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CannotStart {
+    /// It is not there, not whole, or not readable here.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The job does not fit it.
+    #[error("the job cannot start from {location}: {source}")]
+    Fit { location: String, source: CannotRestore },
+    /// The types of a state have changed.
+    #[error(
+        "the job cannot start from {location}: its state {state} is of schema version {taken}, the job reads version {now}; start \
+         it with an operator of that version, or give the operator another uid to begin without the state"
+    )]
+    OtherVersion { location: String, state: String, taken: u32, now: u32 },
+    /// It is too large for the log.
+    #[error("the job cannot start from {location}: {reason}")]
+    TooLarge { location: String, reason: String },
+}
+
+/// Looks at what a job is to be started from, makes the job fit, and returns what the log says of it. Blocks.
+pub(crate) fn open_restored(
+    settings: &RestoreSettings,
+    graph: &mut JobGraph,
+) -> Result<CompletedCheckpoint, CannotStart> {
+    // Whoever copies the path of the file means its directory.
+    let path = settings.path.trim_end_matches('/');
+    let location = path.strip_suffix(&format!("/{METADATA_FILE}")).unwrap_or(path).to_owned();
+    let EncodedMetadata { metadata, encoded, crc } = read_metadata(&location)?;
+    let states = check_files(&location, &metadata)?;
+    let fits = adapt(&metadata, graph, settings.allow_non_restored);
+    fits.map_err(|source| CannotStart::Fit { location: location.clone(), source })?;
+    check_versions(&location, &states, graph)?;
+    let started_ms = metadata.at_ms;
+    let stored = StoredCheckpoint { metadata, started_ms, encoded: encoded.into(), crc, location: location.clone() };
+    let completed = completed(&stored).map_err(|reason| CannotStart::TooLarge { location, reason })?;
+    let kind = match settings.claim {
+        ClaimMode::Claim => SnapshotKind::Checkpoint,
+        ClaimMode::NoClaim => SnapshotKind::Savepoint,
+    };
+    Ok(CompletedCheckpoint { kind, ..completed })
+}
+
+/// State is read as it was written: operators of another schema version cannot.
+fn check_versions(location: &str, states: &[StateHeader], graph: &JobGraph) -> Result<(), CannotStart> {
+    let operators = graph.vertices.iter().flat_map(|vertex| &vertex.operators);
+    let now: BTreeMap<OperatorId, u32> = operators.map(|operator| (operator.id, operator.state_version)).collect();
+    let other = |state: &&StateHeader| now.get(&state.operator).is_some_and(|version| *version != state.version);
+    match states.iter().find(other) {
+        None => Ok(()),
+        Some(StateHeader { operator, uid, name, version, .. }) => Err(CannotStart::OtherVersion {
+            location: location.to_owned(),
+            state: format!("`{name}` of `{uid}`"),
+            taken: *version,
+            now: now.get(operator).copied().unwrap_or_default(),
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use perennial_types::SnapshotKind;
-
-    #[test]
-    fn the_metadata_lies_beside_the_files_it_names_and_says_what_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let (job, checkpoint) = (JobId::from_bytes([7; 16]), CheckpointId(3));
-        let kind = SnapshotKind::Checkpoint;
-        let metadata = CheckpointMetadata { job, checkpoint, kind, at_ms: 9, vertices: Vec::new() };
-        let location = location(&format!("file://{}/", directory.path().display()), job, checkpoint);
-        for _ in 0..2 {
-            let stored = store(location.clone(), metadata.clone(), 5).unwrap();
-            assert_eq!((stored.checkpoint(), stored.started_ms, &stored.location), (checkpoint, 5, &location));
-        }
-        let path = directory.path().join(job.to_string()).join("chk-3").join("_metadata");
-        let text = std::fs::read_to_string(path).unwrap();
-        let (header, rest) = text.split_once('\n').unwrap();
-        let crc = crc32fast::hash(rest.as_bytes());
-        assert_eq!(header, format!(r#"{{"format":"perennial-checkpoint","version":1,"crc":{crc}}}"#));
-        assert_eq!(serde_json::from_str::<CheckpointMetadata>(rest).unwrap(), metadata);
-    }
 
     #[test]
     fn a_directory_that_is_not_there_and_cannot_be_made_is_an_error() {
@@ -152,5 +181,28 @@ mod tests {
             vertices: Vec::new(),
         };
         assert!(store("/proc/nowhere".to_owned(), metadata, 5).is_err());
+    }
+
+    #[test]
+    fn a_restored_checkpoint_is_the_jobs_only_if_it_claims_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = directory.path().display().to_string();
+        let (job, kind) = (JobId::from_bytes([7; 16]), SnapshotKind::Checkpoint);
+        let metadata = CheckpointMetadata { job, checkpoint: CheckpointId(3), kind, at_ms: 9, vertices: Vec::new() };
+        store(location.clone(), metadata, 5).unwrap();
+        let mut graph = JobGraph {
+            name: "job".to_owned(),
+            vertices: Vec::new(),
+            edges: Vec::new(),
+            structural_hash: 0,
+            config: Default::default(),
+        };
+        let mut open = |path: String, claim| {
+            open_restored(&RestoreSettings { path, allow_non_restored: false, claim }, &mut graph).unwrap()
+        };
+        let user = open(format!("{location}/"), ClaimMode::NoClaim);
+        assert_eq!((user.id, user.kind, &user.location), (CheckpointId(3), SnapshotKind::Savepoint, &location));
+        let own = open(format!("{location}/_metadata"), ClaimMode::Claim);
+        assert_eq!((own.kind, &own.location), (SnapshotKind::Checkpoint, &location));
     }
 }

@@ -327,7 +327,12 @@ impl JobMaster {
         }
         self.cleaning.shutdown().await;
         let directory = checkpoints::directory(&self.about.checkpointing.directory, self.about.job);
-        let deleting = tokio::task::spawn_blocking(move || checkpoints::delete_all(&directory));
+        // What it was started from may lie elsewhere, and be its own.
+        let discarded = self.meta.state().discarded(self.about.job).unwrap_or_default();
+        let deleting = tokio::task::spawn_blocking(move || {
+            checkpoints::delete(discarded);
+            checkpoints::delete_all(&directory)
+        });
         if let Err(error) = deleting.await {
             warn!(%error, "the checkpoints of a job that has ended were not deleted");
         }

@@ -9,7 +9,9 @@ use perennial_types::{ExecutionAttemptId, JobId, JobStatus, LeaderEpoch, Request
 
 use crate::command::{Command, Outcome};
 use crate::kv::{self, Change, StateError, View, delete, list, put, read};
-use crate::record::{ArtifactRecord, DesiredState, JobHead, LeadershipRecord, PlacedExecution, ReservedCheckpoint};
+use crate::record::{
+    ArtifactRecord, CompletedCheckpoint, DesiredState, JobHead, LeadershipRecord, PlacedExecution, ReservedCheckpoint,
+};
 
 /// Leaderships remembered: enough for the UI and for a report of a day of faults.
 const LEADERSHIPS_KEPT: usize = 256;
@@ -41,7 +43,7 @@ pub(crate) fn apply(view: &impl View, entry: EntryId, command: Command) -> Appli
             let new = ArtifactRecord { digest, name, size, holders };
             add_artifact(view, new)
         }
-        Command::SubmitJob { request, job, artifact, plan, graph, at_ms } => {
+        Command::SubmitJob { request, job, artifact, plan, graph, restored, at_ms } => {
             let head = JobHead {
                 job,
                 request,
@@ -56,7 +58,7 @@ pub(crate) fn apply(view: &impl View, entry: EntryId, command: Command) -> Appli
                 failure: None,
                 restarts: 0,
             };
-            submit(view, head, kv::job_graph::PlannedGraph { plan, graph })
+            submit(view, head, kv::job_graph::PlannedGraph { plan, graph }, restored.map(|restored| *restored))
         }
         Command::SetStatus { job, status, at_ms, failure } => {
             on_live_job(view, job, |head| set_status(head, status, at_ms, failure))
@@ -110,7 +112,12 @@ fn add_artifact(view: &impl View, new: ArtifactRecord) -> Applied {
     Ok((Outcome::Done, vec![put::<kv::artifact::Artifact>(&record.digest.clone(), &record)]))
 }
 
-fn submit(view: &impl View, head: JobHead, planned: kv::job_graph::PlannedGraph) -> Applied {
+fn submit(
+    view: &impl View,
+    head: JobHead,
+    planned: kv::job_graph::PlannedGraph,
+    restored: Option<CompletedCheckpoint>,
+) -> Applied {
     if let Some(job) = read::<kv::request::Request>(view, &head.request)? {
         return Ok((Outcome::SameRequest(job), Vec::new()));
     }
@@ -120,12 +127,13 @@ fn submit(view: &impl View, head: JobHead, planned: kv::job_graph::PlannedGraph)
     if read::<kv::artifact::Artifact>(view, &head.artifact)?.is_none() {
         return Ok((Outcome::UnknownArtifact(head.artifact), Vec::new()));
     }
-    let changes = vec![
+    let mut changes = vec![
         put::<kv::job::Job>(&head.job, &head),
         put::<kv::job_graph::JobGraphs>(&head.job, &planned),
         put::<kv::request::Request>(&head.request, &head.job),
         put::<kv::artifact_use::ArtifactUse>(&(head.artifact, head.job), &head.job),
     ];
+    changes.extend(restored.into_iter().flat_map(|restored| checkpoint::start_from(head.job, restored)));
     Ok((Outcome::Accepted(head.job), changes))
 }
 

@@ -59,6 +59,8 @@ pub enum Command {
         /// The plan.
         #[serde(with = "json")]
         graph: JobGraph,
+        /// What it starts from; a checkpoint belongs to the job from now on, a savepoint does not.
+        restored: Option<Box<CompletedCheckpoint>>,
         /// When, in milliseconds of the Unix epoch.
         at_ms: u64,
     },

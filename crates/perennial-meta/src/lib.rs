@@ -70,6 +70,6 @@ pub use offline::{
 pub use reader::{ReadError, StateReader};
 pub use record::{
     ArtifactRecord, CheckpointHead, CompletedCheckpoint, DesiredState, DiscardedCheckpoint, ExecutionRecord, JobHead,
-    JobRecord, LeadershipRecord, PlacedExecution, ReservedCheckpoint,
+    JobRecord, LeadershipRecord, PlacedExecution, ReservedCheckpoint, RestoredFrom,
 };
 pub use store::{Member, MembershipWatch, MetaStore, RaftRole, Standing, Written};

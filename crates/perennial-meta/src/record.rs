@@ -160,8 +160,17 @@ pub struct CheckpointHead {
     pub in_flight: Vec<ReservedCheckpoint>,
     /// Directory of the job's checkpoints, as the first of them named it; empty before.
     pub directory: String,
-    /// Location of what the job was started from.
-    pub restored: Option<String>,
+    /// What the job was started from.
+    pub restored: Option<RestoredFrom>,
+}
+
+/// The checkpoint or savepoint that a job was started from. The job goes on with the next number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredFrom {
+    /// Its number.
+    pub checkpoint: CheckpointId,
+    /// Directory of its files.
+    pub location: String,
 }
 
 /// A checkpoint that is being taken.

@@ -10,7 +10,7 @@ use tokio_stream::Stream;
 
 use perennial_types::{
     ArtifactDigest, ClusterId, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
-    RequestId, TakeOver, TaskManagerId, VertexId,
+    RequestId, RestoreSettings, TakeOver, TaskManagerId, VertexId,
 };
 
 pub use grpc::{DispatcherClient, DispatcherServer};
@@ -87,6 +87,8 @@ pub struct SubmitJob {
     pub plan: PlanRequest,
     /// The plan.
     pub graph: JobGraph,
+    /// What it starts from; anew without.
+    pub restore: Option<RestoreSettings>,
 }
 
 /// Why a job was not accepted.
@@ -108,6 +110,12 @@ pub enum SubmitJobError {
     #[error("the job graph is not valid: {reason}")]
     InvalidGraph {
         /// What is wrong with it.
+        reason: String,
+    },
+    /// What it is to be started from cannot be used. Nothing was changed.
+    #[error("{reason}")]
+    CannotRestore {
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// Nothing is known to have been written; try again with the same request id.

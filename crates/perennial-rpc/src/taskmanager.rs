@@ -21,7 +21,7 @@ pub use registrar::{Decision, Registrar, StreamId};
 
 use perennial_types::{
     AllocationId, ArtifactDigest, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation, JobId,
-    JobManagerId, LeaderEpoch, PlanRequest, SlotIndex, TaskManagerId, TaskRestore,
+    JobManagerId, LeaderEpoch, MaxParallelism, PlanRequest, SlotIndex, TaskManagerId, TaskRestore, VertexId,
 };
 
 /// From a TaskManager to a JobManager.
@@ -226,6 +226,20 @@ pub struct Deploy {
     pub placement: Vec<TaskPlacement>,
     /// Every executor of the job, this one included.
     pub executors: Vec<ExecutorAddress>,
+    /// How many subtasks and key groups the vertices have; those not named as planned. Another number comes from a savepoint,
+    /// or from a change of the parallelism of a running job.
+    pub vertices: Vec<VertexShape>,
+}
+
+/// How finely a vertex is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VertexShape {
+    /// Which.
+    pub vertex: VertexId,
+    /// Number of its subtasks.
+    pub parallelism: u32,
+    /// Number of its key groups.
+    pub max_parallelism: MaxParallelism,
 }
 
 /// One execution and its slot.

@@ -309,7 +309,9 @@ impl Executor<'_> {
         if self.stopping {
             return Err(CommandError::Failed("the executor is stopping".to_owned()));
         }
-        let placement = placement_of(&self.job.graph, deploy, &self.spec.taskmanager).map_err(CommandError::Failed)?;
+        self.wiring.reshape(&deploy.vertices);
+        let placement =
+            placement_of(self.wiring.graph(), deploy, &self.spec.taskmanager).map_err(CommandError::Failed)?;
         let mut ready = Vec::new();
         for task in &deploy.tasks {
             if self.executions.knows(task.attempt) {
@@ -330,9 +332,8 @@ impl Executor<'_> {
     fn prepare(&mut self, task: &TaskDeployment, placement: &Placement) -> Result<NewTask, CommandError> {
         let failed = |reason: String| CommandError::Failed(reason);
         let attempt = task.attempt;
-        let vertices = self.job.graph.vertices.iter().zip(&self.job.vertices).enumerate();
+        let mut vertices = self.wiring.graph().vertices.iter().zip(&self.job.vertices).enumerate();
         let (index, (vertex, factory)) = vertices
-            .into_iter()
             .find(|(_, (vertex, _))| vertex.id == attempt.vertex)
             .ok_or_else(|| failed(format!("the job has no vertex {}", attempt.vertex)))?;
         if attempt.subtask >= vertex.parallelism {

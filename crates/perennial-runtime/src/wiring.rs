@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perennial_exchange::{ChannelKey, Credit, Gate, LocalChannel, Network, OutChannel, Peer, Room, WriterSettings};
-use perennial_types::{ExecutionAttemptId, JobGraph};
+use perennial_rpc::taskmanager::VertexShape;
+use perennial_types::{ExecutionAttemptId, JobGraph, JobVertex};
 
 use crate::TaskError;
 use crate::builder::OutEdge;
@@ -79,6 +80,27 @@ pub(crate) struct Wiring {
 impl Wiring {
     pub(crate) fn new(graph: Arc<JobGraph>, settings: WriterSettings, network: Option<Network>) -> Self {
         Self { graph, settings, network, gates: Mutex::new(HashMap::new()) }
+    }
+
+    /// The plan, as finely divided as the last deployment said.
+    pub(crate) fn graph(&self) -> &JobGraph {
+        &self.graph
+    }
+
+    /// From now on vertices are divided like this. What is connected already stays as it is.
+    pub(crate) fn reshape(&mut self, shapes: &[VertexShape]) {
+        for shape in shapes {
+            let at = self.graph.vertices.iter().position(|vertex| vertex.id == shape.vertex);
+            let same = |vertex: &JobVertex| {
+                (vertex.parallelism, vertex.max_parallelism) == (shape.parallelism, shape.max_parallelism)
+            };
+            let Some(at) = at.filter(|at| self.graph.vertices.get(*at).is_some_and(|vertex| !same(vertex))) else {
+                continue;
+            };
+            if let Some(vertex) = Arc::make_mut(&mut self.graph).vertices.get_mut(at) {
+                (vertex.parallelism, vertex.max_parallelism) = (shape.parallelism, shape.max_parallelism);
+            }
+        }
     }
 
     fn gate(&self, vertex: usize, attempt: ExecutionAttemptId) -> Arc<WiredGate> {

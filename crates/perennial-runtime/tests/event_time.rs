@@ -99,6 +99,7 @@ fn job(
         name: format!("vertex {number}"),
         parallelism: 2,
         max_parallelism: MaxParallelism::default_for(2),
+        max_parallelism_is_set: false,
         slot_sharing_group: DEFAULT_SLOT_SHARING_GROUP.to_owned(),
         operators: Vec::new(),
     };

@@ -70,6 +70,7 @@ fn vertex(number: u8, name: &str, parallelism: u32) -> JobVertex {
         name: name.to_owned(),
         parallelism,
         max_parallelism: MaxParallelism::default_for(parallelism),
+        max_parallelism_is_set: false,
         slot_sharing_group: DEFAULT_SLOT_SHARING_GROUP.to_owned(),
         operators: Vec::new(),
     }

@@ -5,6 +5,7 @@
 
 mod entries;
 mod format;
+mod metadata;
 mod selector;
 mod storage;
 mod table;
@@ -13,6 +14,9 @@ pub use entries::EntryBuffer;
 pub use format::{
     Block, KeyedState, STATE_FILE_VERSION, StateFileError, StateFileHeader, StateFileReader, StateHeader, WrittenFile,
     write_state_file,
+};
+pub use metadata::{
+    EncodedMetadata, METADATA_FILE, METADATA_VERSION, MetadataError, check_files, read_metadata, write_metadata,
 };
 pub use selector::{ByOwned, ByRef, KeySelector};
 pub use storage::{LocalDirectory, Storage, open};

@@ -3,9 +3,12 @@
 //! A checkpoint is a cut through a running job: the state of each subtask at the barrier of that number. Its big parts are files;
 //! what says which they are is [`CheckpointMetadata`]. A checkpoint exists when its entry is committed, and not before.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointId, JobId, KeyGroupRange, OperatorId, VertexId};
+use crate::{CheckpointId, JobId, KeyGroupRange, OperatorId, OperatorInfo, VertexId};
 
 /// Why a snapshot is taken, and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,61 @@ pub enum SnapshotKind {
         /// Whether the sources end first.
         drain: bool,
     },
+}
+
+impl SnapshotKind {
+    /// Whether it belongs to the user: it has a directory of its own, and the system never deletes it.
+    pub const fn is_savepoint(self) -> bool {
+        !matches!(self, Self::Checkpoint)
+    }
+
+    /// Whether a job may go on from it by itself, and its sinks commit with it. A savepoint that is taken while the job goes on is
+    /// a copy for somebody else.
+    pub const fn is_recovery_point(self) -> bool {
+        !matches!(self, Self::Savepoint)
+    }
+}
+
+/// Who owns the files that a job is started from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClaimMode {
+    /// The user: they stay.
+    #[default]
+    NoClaim,
+    /// The job: they are deleted like one of its own checkpoints, when enough newer ones are complete or it ends.
+    Claim,
+}
+
+impl fmt::Display for ClaimMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoClaim => "NO_CLAIM",
+            Self::Claim => "CLAIM",
+        })
+    }
+}
+
+impl FromStr for ClaimMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_uppercase().as_str() {
+            "NO_CLAIM" => Ok(Self::NoClaim),
+            "CLAIM" => Ok(Self::Claim),
+            _ => Err(format!("`{text}` is no claim mode; there are NO_CLAIM and CLAIM")),
+        }
+    }
+}
+
+/// What a job is to be started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreSettings {
+    /// Directory of a savepoint or of a checkpoint that was kept: an absolute path or a URI.
+    pub path: String,
+    /// Whether state of operators that the job does not have is left out; it is refused else.
+    pub allow_non_restored: bool,
+    /// Who owns the files from then on.
+    pub claim: ClaimMode,
 }
 
 /// A file with the state of one operator of one subtask.
@@ -104,6 +162,12 @@ pub struct CheckpointMetadata {
 pub struct VertexSnapshot {
     /// Which.
     pub vertex: VertexId,
+    /// Its name, for people.
+    #[serde(default)]
+    pub name: String,
+    /// Its chain, those without state included.
+    #[serde(default)]
+    pub operators: Vec<OperatorInfo>,
     /// Number of key groups of the job; the same at every restore.
     pub max_parallelism: u32,
     /// One per subtask, in order.

@@ -40,6 +40,9 @@ pub struct JobVertex {
     pub parallelism: u32,
     /// Number of key groups.
     pub max_parallelism: MaxParallelism,
+    /// Whether the user chose that number. One that was derived gives way to that of a savepoint.
+    #[serde(default)]
+    pub max_parallelism_is_set: bool,
     /// Subtasks of different vertices of one group may share a slot.
     pub slot_sharing_group: String,
     /// The chain, head first.
@@ -173,6 +176,7 @@ mod tests {
             name: String::new(),
             parallelism,
             max_parallelism: MaxParallelism::default_for(parallelism),
+            max_parallelism_is_set: false,
             slot_sharing_group: group.to_owned(),
             operators: Vec::new(),
         }

@@ -19,8 +19,8 @@ mod take_over;
 mod units;
 
 pub use checkpoint::{
-    CheckpointMetadata, OperatorRestore, OperatorSnapshot, SnapshotKind, StateFile, TaskRestore, TaskSnapshot,
-    VertexSnapshot,
+    CheckpointMetadata, ClaimMode, OperatorRestore, OperatorSnapshot, RestoreSettings, SnapshotKind, StateFile,
+    TaskRestore, TaskSnapshot, VertexSnapshot,
 };
 pub use config::{ConfigOption, Configuration};
 pub use fence::{Fence, LeaderEpoch};

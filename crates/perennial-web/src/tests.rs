@@ -57,6 +57,7 @@ fn graph() -> JobGraph {
         name: name.to_owned(),
         parallelism: 1,
         max_parallelism: MaxParallelism::default_for(1),
+        max_parallelism_is_set: false,
         slot_sharing_group: "default".to_owned(),
         operators: Vec::new(),
     };

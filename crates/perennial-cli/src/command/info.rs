@@ -90,6 +90,7 @@ mod tests {
             name: name.to_owned(),
             parallelism: 2,
             max_parallelism: MaxParallelism::default_for(2),
+            max_parallelism_is_set: false,
             slot_sharing_group: "default".to_owned(),
             operators: operators
                 .iter()

@@ -3,30 +3,46 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use perennial_client::{Client, DispatcherGateway, JobSummary, Prepared};
 use perennial_types::config::options;
-use perennial_types::{Configuration, JobId, JobStatus, PlanRequest};
+use perennial_types::{Configuration, JobId, JobStatus, PlanRequest, RestoreSettings};
 use tokio_stream::StreamExt;
 
 use super::signals::StopSignals;
-use crate::args::{Global, JobChoice, Run};
+use crate::args::{Global, JobChoice, Restore, Run};
 use crate::failure::{Exit, Failure};
 use crate::{output, settings};
 
 pub(crate) async fn run(run: Run, global: &Global, config: &Configuration) -> Result<Exit, Failure> {
     let client = settings::client(global, config)?;
     let limit = config.get(&options::JOBMANAGER_PLAN_TIMEOUT);
+    let restore = run.restore.from.as_deref().map(|path| restore_settings(path, &run.restore)).transpose()?;
     let prepare = Prepared::new(&run.choice.artifact, request(&run.choice, &global.options), limit);
     // The connection is made while the artifact plans. What is wrong with the artifact is told first.
     let (prepared, connected) = tokio::join!(prepare, client.connect());
     let prepared = prepared?;
     connected?;
-    let job = client.submit(&prepared).await?;
+    let job = client.submit(&prepared, restore).await?;
     output::line(format_args!("Job has been submitted with JobID {job}"))?;
     if run.detached {
         return say_what_it_waits_for(&client, job).await;
     }
     follow(&client, job).await
+}
+
+fn restore_settings(path: &str, restore: &Restore) -> Result<RestoreSettings, Failure> {
+    let Restore { allow_non_restored, claim, .. } = *restore;
+    Ok(RestoreSettings { path: location(path)?, allow_non_restored, claim })
+}
+
+/// A place that means the same to the JobManagers: a path is made absolute, a URI stays.
+pub(crate) fn location(path: &str) -> Result<String, Failure> {
+    if path.contains("://") {
+        return Ok(path.to_owned());
+    }
+    let absolute = std::path::absolute(path).with_context(|| format!("`{path}` is no path"))?;
+    Ok(absolute.display().to_string())
 }
 
 /// What the graph is planned from: `-p` and every `-D` travel with the job.

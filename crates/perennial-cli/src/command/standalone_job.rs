@@ -99,7 +99,7 @@ impl Application {
     async fn submit(&self, client: &Client, job: JobId) -> Result<(), Failure> {
         let prepared = Prepared::new(&self.artifact, self.request.clone(), self.plan_timeout).await?;
         // Whoever submits it says the same request, so there is one job whatever happens to answers and leaders.
-        match client.submit_as(&prepared, RequestId::from_bytes(*job.as_bytes()), Some(job)).await {
+        match client.submit_as(&prepared, RequestId::from_bytes(*job.as_bytes()), Some(job), None).await {
             Ok(_) => info!(%job, artifact = %self.artifact.display(), "the application's job is submitted"),
             Err(SubmitError::Submit(SubmitJobError::Duplicate { .. })) => {}
             Err(SubmitError::Unavailable(error)) => warn!(%job, %error, "not submitted yet"),

@@ -272,7 +272,7 @@ async fn a_submission_uploads_what_is_missing_and_survives_lost_answers_as_one_j
     let (address, _stop) = fake.serve().await;
     let client = Client::new(&[address], LIMIT).unwrap();
     fake.shared.lock().unwrap().lost_answers = 2;
-    let job = client.submit(&prepared).await.unwrap();
+    let job = client.submit(&prepared, None).await.unwrap();
     let state = fake.shared.lock().unwrap();
     assert_eq!(state.submitted.values().copied().collect::<Vec<_>>(), [job]);
     assert_eq!(state.artifacts.len(), 1);
@@ -285,7 +285,7 @@ async fn a_file_that_changed_meanwhile_is_refused_with_its_name() {
     let prepared = prepared(dir.path(), 1 << 20);
     std::fs::write(dir.path().join("job"), "something else").unwrap();
     let (address, _stop) = Fake::default().serve().await;
-    let error = Client::new(&[address], LIMIT).unwrap().submit(&prepared).await.unwrap_err();
+    let error = Client::new(&[address], LIMIT).unwrap().submit(&prepared, None).await.unwrap_err();
     let SubmitError::Upload { path, source: PutArtifactError::DigestMismatch { .. } } = error else {
         panic!("{error}");
     };

@@ -39,6 +39,8 @@ pub(crate) fn by_vertex(graph: &JobGraph, snapshots: Vec<(ExecutionAttemptId, Ta
     let finished = || TaskSnapshot { finished: true, ..TaskSnapshot::default() };
     let vertices = graph.vertices.iter().map(|vertex| VertexSnapshot {
         vertex: vertex.id,
+        name: vertex.name.clone(),
+        operators: vertex.operators.clone(),
         max_parallelism: vertex.max_parallelism.get(),
         subtasks: (0..vertex.parallelism)
             .map(|subtask| tasks.remove(&(vertex.id, subtask)).unwrap_or_else(finished))

@@ -1,7 +1,7 @@
 //! Tables of events.
 
 use super::*;
-use perennial_types::{CheckpointMetadata, JobId, MaxParallelism, SnapshotKind, TaskSnapshot, VertexId};
+use perennial_types::{CheckpointMetadata, JobId, SnapshotKind, TaskSnapshot, VertexId};
 
 const SETTINGS: Settings =
     Settings { interval: Some(Duration::from_secs(1)), timeout: Duration::from_secs(600), min_pause: Duration::ZERO };
@@ -253,34 +253,4 @@ fn a_refused_number_is_tried_again_after_the_interval() {
     t.may_trigger(&[]);
     t.timer(Timer::Interval(1), &[]);
     t.may_trigger(&["reserve 1", "interval 2"]);
-}
-
-/// Two subtasks of one vertex: the first has written one file and one element, the second has finished.
-#[test]
-fn a_subtask_starts_from_its_own_state_and_from_no_other() {
-    use perennial_types::{OperatorId, OperatorSnapshot, StateFile};
-    let graph = crate::job::testing::graph(&[("count", 2, "default")]);
-    let file = StateFile { name: "count.state".to_owned(), bytes: 10, crc: 3, key_groups: None };
-    let operator = OperatorId::from_bytes([4; 16]);
-    let operators = vec![OperatorSnapshot { operator, keyed: Some(file.clone()), list: vec![vec![1]] }];
-    let snapshot = TaskSnapshot { operators, bytes: 10, ..TaskSnapshot::default() };
-    let mut stored = (*stored(3)).clone();
-    stored.metadata.vertices = by_vertex(&graph, vec![(attempt(0), snapshot)]);
-    assert_eq!(stored.bytes(), 10);
-
-    let restored = assign(&stored, &graph, attempt(0)).unwrap();
-    assert_eq!((restored.checkpoint, restored.finished), (CheckpointId(3), false));
-    assert_eq!(restored.operators.len(), 1);
-    assert_eq!(restored.operators[0].keyed, [("file:///c/count.state".to_owned(), file)]);
-    assert_eq!(restored.operators[0].list, [vec![1]]);
-    assert!(assign(&stored, &graph, attempt(1)).unwrap().finished, "it had nothing to write");
-
-    let mut other = graph.clone();
-    other.vertices[0].parallelism = 3;
-    assert!(matches!(assign(&stored, &other, attempt(0)), Err(CannotRestore::OtherParallelism { .. })));
-    let mut other = graph.clone();
-    other.vertices[0].max_parallelism = MaxParallelism::default_for(1000);
-    assert!(matches!(assign(&stored, &other, attempt(0)), Err(CannotRestore::OtherMaxParallelism { .. })));
-    let stranger = ExecutionAttemptId { vertex: VertexId::from_bytes([9; 16]), ..attempt(0) };
-    assert!(matches!(assign(&stored, &graph, stranger), Err(CannotRestore::UnknownTask { .. })));
 }

@@ -16,6 +16,7 @@ pub(crate) fn graph(vertices: &[(&str, u32, &str)]) -> JobGraph {
                 name: (*name).to_owned(),
                 parallelism: *parallelism,
                 max_parallelism: MaxParallelism::default_for(*parallelism),
+                max_parallelism_is_set: false,
                 slot_sharing_group: (*group).to_owned(),
                 operators: Vec::new(),
             })

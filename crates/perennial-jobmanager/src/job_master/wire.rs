@@ -5,8 +5,9 @@ use perennial_coordination::execution_graph::Placement;
 use perennial_coordination::job::Command;
 use perennial_rpc::taskmanager::{
     Action, Deploy, ExecutorAddress, NotifyCheckpoint, StartExecutor, TaskDeployment, TaskPlacement, TriggerCheckpoint,
+    VertexShape,
 };
-use perennial_types::SnapshotKind;
+use perennial_types::{JobVertex, SnapshotKind};
 
 use super::About;
 use crate::checkpoints;
@@ -33,6 +34,7 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
                 .into_iter()
                 .map(|(taskmanager, data_address)| ExecutorAddress { taskmanager, data_address })
                 .collect(),
+            vertices: about.graph.vertices.iter().map(shape).collect(),
         }),
         Command::Cancel { attempts } => Action::Cancel { attempts },
         Command::TriggerCheckpoint { checkpoint, roots } => Action::TriggerCheckpoint(TriggerCheckpoint {
@@ -48,6 +50,11 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
         }
         Command::StopExecutor => Action::StopExecutor,
     })
+}
+
+fn shape(vertex: &JobVertex) -> VertexShape {
+    let JobVertex { id, parallelism, max_parallelism, .. } = vertex;
+    VertexShape { vertex: *id, parallelism: *parallelism, max_parallelism: *max_parallelism }
 }
 
 fn deployment(

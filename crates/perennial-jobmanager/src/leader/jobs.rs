@@ -9,17 +9,20 @@ use std::time::{Duration, Instant};
 
 use perennial_coordination::job::Event;
 use perennial_coordination::validate;
-use perennial_meta::{Command, JobHead, Outcome, PlacedExecution, ReadError, StateReader, WriteError};
+use perennial_meta::{
+    Command, CompletedCheckpoint, JobHead, Outcome, PlacedExecution, ReadError, StateReader, WriteError,
+};
 use perennial_rpc::dispatcher::{
     CancelJobError, ExecutionSummary, JobDetails, JobSummaries, JobSummary, SubmitJob, SubmitJobError,
     TaskManagerSummary, Unavailable,
 };
-use perennial_types::{ExecutionState, JobId, JobStatus, RequestId};
+use perennial_types::{ExecutionState, JobGraph, JobId, JobStatus, RequestId, RestoreSettings};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Leader;
+use crate::checkpoints;
 use crate::masters::{JobView, Mail};
 use crate::unix_ms;
 
@@ -58,13 +61,20 @@ impl Leader {
         to_the_end(async move { this.write_submission(submit).await }).await
     }
 
-    async fn write_submission(self: Arc<Self>, submit: SubmitJob) -> Result<JobId, SubmitJobError> {
+    async fn write_submission(self: Arc<Self>, mut submit: SubmitJob) -> Result<JobId, SubmitJobError> {
+        let restored = match submit.restore.take() {
+            // Said again, it finds its job, whatever has become of the files since.
+            Some(_) if self.meta.state().request(submit.request).map_err(unreadable)?.is_some() => None,
+            Some(restore) => Some(open_restored(restore, &mut submit.graph).await?),
+            None => None,
+        };
         let command = Command::SubmitJob {
             request: submit.request,
             job: submit.job.unwrap_or_else(JobId::random),
             artifact: submit.artifact,
             plan: submit.plan,
             graph: submit.graph,
+            restored: restored.map(Box::new),
             at_ms: unix_ms(),
         };
         let job = match self.write(command).await?.outcome {
@@ -201,6 +211,20 @@ pub(crate) fn recorded_details(state: &StateReader, job: JobId) -> Result<Option
         plan: record.plan,
         executions: state.executions(job)?.into_iter().map(execution).collect(),
     }))
+}
+
+/// Looks at what a job is to be started from, and makes the job fit.
+async fn open_restored(restore: RestoreSettings, graph: &mut JobGraph) -> Result<CompletedCheckpoint, SubmitJobError> {
+    let mut adapted = graph.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let restored = checkpoints::open_restored(&restore, &mut adapted);
+        restored.map(|restored| (restored, adapted))
+    });
+    let refused = |reason: String| SubmitJobError::CannotRestore { reason };
+    let opened = opening.await.map_err(|panic| refused(panic.to_string()))?;
+    let (restored, adapted) = opened.map_err(|error| refused(error.to_string()))?;
+    *graph = adapted;
+    Ok(restored)
 }
 
 fn unexpected(outcome: &Outcome) -> Unavailable {

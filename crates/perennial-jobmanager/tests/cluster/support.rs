@@ -88,6 +88,7 @@ pub(crate) fn job(artifact: ArtifactDigest, parallelism: u32) -> SubmitJob {
         name: name.to_owned(),
         parallelism,
         max_parallelism: MaxParallelism::default_for(parallelism),
+        max_parallelism_is_set: false,
         slot_sharing_group: "default".to_owned(),
         operators: Vec::new(),
     };
@@ -103,6 +104,7 @@ pub(crate) fn job(artifact: ArtifactDigest, parallelism: u32) -> SubmitJob {
             structural_hash: 1,
             config: BTreeMap::new(),
         },
+        restore: None,
     }
 }
 

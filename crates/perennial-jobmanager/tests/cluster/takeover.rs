@@ -138,6 +138,7 @@ async fn a_job_that_cannot_be_taken_over_leaves_no_orphans_and_holds_nobody_up()
         artifact,
         plan: PlanRequest::default(),
         graph,
+        restored: None,
         at_ms: 1,
     };
     until("it is recorded", async || meta.write(submit.clone()).await.is_ok()).await;

@@ -13,7 +13,14 @@ use perennial_types::{CheckpointId, JobId, SnapshotKind};
 use super::Applied;
 use crate::command::Outcome;
 use crate::kv::{self, Change, StateError, View, delete, list, put, read};
-use crate::record::{CheckpointHead, CompletedCheckpoint, DiscardedCheckpoint, ReservedCheckpoint};
+use crate::record::{CheckpointHead, CompletedCheckpoint, DiscardedCheckpoint, ReservedCheckpoint, RestoredFrom};
+
+/// A job goes on from what another has left, and with its numbers.
+pub(super) fn start_from(job: JobId, from: CompletedCheckpoint) -> [Change; 2] {
+    let restored = RestoredFrom { checkpoint: from.id, location: from.location.clone() };
+    let head = CheckpointHead { counter: from.id, restored: Some(restored), ..CheckpointHead::default() };
+    [put::<kv::checkpoint::Checkpoints>(&(job, from.id), &from), put_head(job, &head)]
+}
 
 pub(super) fn reserve(view: &impl View, job: JobId, new: ReservedCheckpoint, deleted: &[CheckpointId]) -> Applied {
     let mut head = read::<kv::checkpoint_head::CheckpointHeads>(view, &job)?.unwrap_or_default();

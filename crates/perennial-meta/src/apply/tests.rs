@@ -84,7 +84,15 @@ fn submit_command(job: JobId, request: RequestId) -> Command {
         structural_hash: 1,
         config: BTreeMap::new(),
     };
-    Command::SubmitJob { request, job, artifact: DIGEST, plan: PlanRequest::default(), graph, at_ms: 10 }
+    Command::SubmitJob {
+        request,
+        job,
+        artifact: DIGEST,
+        plan: PlanRequest::default(),
+        graph,
+        restored: None,
+        at_ms: 10,
+    }
 }
 
 fn set(job: JobId, status: JobStatus) -> Command {

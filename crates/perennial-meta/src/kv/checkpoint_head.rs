@@ -27,7 +27,7 @@ mod tests {
 
     use super::*;
     use crate::kv::testing::check_golden;
-    use crate::record::ReservedCheckpoint;
+    use crate::record::{ReservedCheckpoint, RestoredFrom};
 
     #[test]
     fn layout_is_frozen() {
@@ -50,13 +50,13 @@ mod tests {
                 },
             ],
             directory: "d".to_owned(),
-            restored: Some("r".to_owned()),
+            restored: Some(RestoredFrom { checkpoint: CheckpointId(298), location: "r".to_owned() }),
         };
         check_golden::<CheckpointHeads>(
             &JobId::from_bytes([1; 16]),
             &head,
             "1901010101010101010101010101010101",
-            "01ac0202ab020001640005ac02020101730102020202020202020202020202020202060164010172",
+            "01ac0202ab020001640005ac0202010173010202020202020202020202020202020206016401aa020172",
         );
     }
 }

@@ -20,6 +20,7 @@ pub(super) const PATIENCE_MS: u64 = 800;
 
 /// What a client wants.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "made one at a time and taken apart at once")]
 pub(super) enum Wish {
     Write(Command),
     /// What was acknowledged before has to be seen.
@@ -64,6 +65,7 @@ impl Client {
                     structural_hash: self.wishes,
                     config: Default::default(),
                 },
+                restored: None,
                 at_ms: self.wishes,
             }),
             (5..=11, _, Some(job)) => {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use perennial_types::{
-    ClusterId, ElectionCause, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, TakeOver, TaskManagerId,
+    ClaimMode, ClusterId, ElectionCause, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, RestoreSettings,
+    TakeOver, TaskManagerId,
 };
 
 use super::{
@@ -69,7 +70,22 @@ impl From<SubmitJob> for pb::SubmitJobRequest {
             artifact: bytes(job.artifact.as_bytes()),
             plan: Some(job.plan.into()),
             graph: graph_to_json(&job.graph),
+            restore: job.restore.map(Into::into),
         }
+    }
+}
+
+impl From<RestoreSettings> for pb::RestoreSettings {
+    fn from(restore: RestoreSettings) -> Self {
+        let RestoreSettings { path, allow_non_restored, claim } = restore;
+        Self { path, allow_non_restored, claim: claim == ClaimMode::Claim }
+    }
+}
+
+impl From<pb::RestoreSettings> for RestoreSettings {
+    fn from(restore: pb::RestoreSettings) -> Self {
+        let pb::RestoreSettings { path, allow_non_restored, claim } = restore;
+        Self { path, allow_non_restored, claim: if claim { ClaimMode::Claim } else { ClaimMode::NoClaim } }
     }
 }
 
@@ -83,6 +99,7 @@ impl TryFrom<pb::SubmitJobRequest> for SubmitJob {
             artifact: id(&job.artifact, "submit_job.artifact")?,
             plan: job.plan.ok_or(WireError::missing("submit_job.plan"))?.into(),
             graph: graph_from_json(&job.graph, "submit_job.graph")?,
+            restore: job.restore.map(Into::into),
         })
     }
 }
@@ -122,6 +139,7 @@ impl From<Result<JobId, SubmitJobError>> for pb::SubmitJobResponse {
             Err(SubmitJobError::UnknownArtifact { digest }) => Answer::UnknownArtifact(bytes(digest.as_bytes())),
             Err(SubmitJobError::Duplicate { job }) => Answer::Duplicate(bytes(job.as_bytes())),
             Err(SubmitJobError::InvalidGraph { reason }) => Answer::InvalidGraph(reason),
+            Err(SubmitJobError::CannotRestore { reason }) => Answer::CannotRestore(reason),
             Err(SubmitJobError::Unavailable(error)) => Answer::Unavailable(error.into()),
         };
         Self { result: Some(answer) }
@@ -140,6 +158,7 @@ impl TryFrom<pb::SubmitJobResponse> for Result<JobId, SubmitJobError> {
             }
             Answer::Duplicate(job) => Err(SubmitJobError::Duplicate { job: id(&job, "submit_job.result.duplicate")? }),
             Answer::InvalidGraph(reason) => Err(SubmitJobError::InvalidGraph { reason }),
+            Answer::CannotRestore(reason) => Err(SubmitJobError::CannotRestore { reason }),
             Answer::Unavailable(error) => Err(Unavailable::try_from(error)?.into()),
         })
     }
@@ -451,6 +470,7 @@ mod tests {
             name: format!("vertex {number}"),
             parallelism: 2,
             max_parallelism: MaxParallelism::default_for(2),
+            max_parallelism_is_set: false,
             slot_sharing_group: "default".to_owned(),
             operators: Vec::new(),
         };
@@ -485,6 +505,7 @@ mod tests {
             artifact: ArtifactDigest::from_bytes([9; 32]),
             plan: PlanRequest { job: Some("words".to_owned()), args: vec!["a b".to_owned()], config: BTreeMap::new() },
             graph: graph(),
+            restore: Some(RestoreSettings { path: "/s".to_owned(), allow_non_restored: true, claim: ClaimMode::Claim }),
         }
     }
 
@@ -574,6 +595,7 @@ mod tests {
             Err(SubmitJobError::UnknownArtifact { digest: ArtifactDigest::from_bytes([9; 32]) }),
             Err(SubmitJobError::Duplicate { job: JOB }),
             Err(SubmitJobError::InvalidGraph { reason: "a cycle".to_owned() }),
+            Err(SubmitJobError::CannotRestore { reason: "it is damaged".to_owned() }),
         ];
         submit.extend(unavailable.iter().map(|error| Err(error.clone().into())));
         for result in submit {

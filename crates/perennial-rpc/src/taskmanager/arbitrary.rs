@@ -2,8 +2,8 @@
 
 use perennial_types::{
     AllocationId, ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, ExecutionState, Fence, Incarnation,
-    JobId, JobManagerId, KeyGroupRange, LeaderEpoch, OperatorId, OperatorRestore, OperatorSnapshot, PlanRequest,
-    SlotIndex, SnapshotKind, StateFile, TaskManagerId, TaskRestore, TaskSnapshot, VertexId,
+    JobId, JobManagerId, KeyGroupRange, LeaderEpoch, MaxParallelism, OperatorId, OperatorRestore, OperatorSnapshot,
+    PlanRequest, SlotIndex, SnapshotKind, StateFile, TaskManagerId, TaskRestore, TaskSnapshot, VertexId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -209,10 +209,18 @@ pub(crate) fn deploy() -> impl Strategy<Value = Deploy> {
         let places = if executors.is_empty() { 0..1 } else { FEW };
         let count = executors.len().max(1) as u32;
         let place = (attempt(), 0..count).prop_map(|(attempt, executor)| TaskPlacement { attempt, executor });
-        vec(place, places).prop_map(move |placement| Deploy {
+        let shape = (any::<[u8; 16]>(), any::<u32>(), 1..=MaxParallelism::UPPER_BOUND).prop_map(
+            |(vertex, parallelism, max_parallelism)| VertexShape {
+                vertex: VertexId::from_bytes(vertex),
+                parallelism,
+                max_parallelism: MaxParallelism::new(max_parallelism).unwrap(),
+            },
+        );
+        (vec(place, places), vec(shape, FEW)).prop_map(move |(placement, vertices)| Deploy {
             tasks: tasks.clone(),
             placement,
             executors: executors.clone(),
+            vertices,
         })
     })
 }

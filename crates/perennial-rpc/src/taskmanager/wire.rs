@@ -2,12 +2,12 @@
 
 mod checkpoint;
 
-use perennial_types::{JobManagerId, LeaderEpoch, SlotIndex, TaskManagerId};
+use perennial_types::{JobManagerId, LeaderEpoch, MaxParallelism, SlotIndex, TaskManagerId};
 
 use super::{
     Action, Command, CommandAnswer, CommandDone, CommandError, Deploy, ExecutionReport, ExecutorAddress,
     ExecutorReport, FromTaskManager, Leadership, Registration, StartExecutor, TaskDeployment, TaskPlacement,
-    TaskProgress, ToTaskManager,
+    TaskProgress, ToTaskManager, VertexShape,
 };
 use crate::wire::{WireError, execution_state, id, pb};
 
@@ -330,7 +330,12 @@ impl TryFrom<pb::StartExecutor> for StartExecutor {
 
 impl From<Deploy> for pb::Deploy {
     fn from(deploy: Deploy) -> Self {
-        Self { tasks: all(deploy.tasks), placement: all(deploy.placement), executors: all(deploy.executors) }
+        Self {
+            tasks: all(deploy.tasks),
+            placement: all(deploy.placement),
+            executors: all(deploy.executors),
+            vertices: all(deploy.vertices),
+        }
     }
 }
 
@@ -338,8 +343,12 @@ impl TryFrom<pb::Deploy> for Deploy {
     type Error = WireError;
 
     fn try_from(deploy: pb::Deploy) -> Result<Self, WireError> {
-        let deploy =
-            Self { tasks: each(deploy.tasks)?, placement: each(deploy.placement)?, executors: all(deploy.executors) };
+        let deploy = Self {
+            tasks: each(deploy.tasks)?,
+            placement: each(deploy.placement)?,
+            executors: all(deploy.executors),
+            vertices: each(deploy.vertices)?,
+        };
         let executors = deploy.executors.len();
         match deploy.placement.iter().find(|place| place.executor as usize >= executors) {
             Some(place) => Err(WireError::invalid(
@@ -348,6 +357,30 @@ impl TryFrom<pb::Deploy> for Deploy {
             )),
             None => Ok(deploy),
         }
+    }
+}
+
+impl From<VertexShape> for pb::VertexShape {
+    fn from(shape: VertexShape) -> Self {
+        Self {
+            vertex: raw(shape.vertex.as_bytes()),
+            parallelism: shape.parallelism,
+            max_parallelism: shape.max_parallelism.get(),
+        }
+    }
+}
+
+impl TryFrom<pb::VertexShape> for VertexShape {
+    type Error = WireError;
+
+    fn try_from(shape: pb::VertexShape) -> Result<Self, WireError> {
+        let max_parallelism = MaxParallelism::try_from(shape.max_parallelism);
+        Ok(Self {
+            vertex: id(&shape.vertex, "deploy.vertices.vertex")?,
+            parallelism: shape.parallelism,
+            max_parallelism: max_parallelism
+                .map_err(|error| WireError::invalid("deploy.vertices.max_parallelism", error))?,
+        })
     }
 }
 

@@ -90,7 +90,12 @@ fn deploy(slots: &[u32]) -> Action {
         allocation: AllocationId::from_bytes([3; 16]),
         restore: None,
     };
-    Action::Deploy(Deploy { tasks: slots.iter().map(task).collect(), placement: vec![], executors: vec![] })
+    Action::Deploy(Deploy {
+        tasks: slots.iter().map(task).collect(),
+        placement: vec![],
+        executors: vec![],
+        vertices: vec![],
+    })
 }
 
 /// Stores an artifact and starts its executor.

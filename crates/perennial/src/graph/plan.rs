@@ -150,6 +150,7 @@ fn vertex(head: NodeId, graph: &StreamGraph, nodes: &[Resolved], links: &[Vec<Li
         name: chain_name(head, nodes, links),
         parallelism: node.parallelism,
         max_parallelism: resolved.max_parallelism,
+        max_parallelism_is_set: resolved.max_parallelism_is_set,
         slot_sharing_group: resolved.slot_sharing_group.clone(),
         operators,
     })

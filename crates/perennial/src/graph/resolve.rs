@@ -16,6 +16,8 @@ pub(crate) struct Resolved {
     pub(crate) name: String,
     pub(crate) state_version: u32,
     pub(crate) max_parallelism: MaxParallelism,
+    /// Whether the user chose it.
+    pub(crate) max_parallelism_is_set: bool,
     pub(crate) slot_sharing_group: String,
 }
 
@@ -39,7 +41,8 @@ pub(crate) fn resolve(graph: &StreamGraph) -> Result<Resolution, JobError> {
     for ((node, uid), slot_sharing_group) in graph.nodes.iter().zip(uids).zip(groups) {
         let max_parallelism = max_parallelism(node, graph.max_parallelism)?;
         let (name, state_version) = (full_name(node), node.state_version);
-        nodes.push(Resolved { uid, name, state_version, max_parallelism, slot_sharing_group });
+        let max_parallelism_is_set = node.max_parallelism.or(graph.max_parallelism).is_some();
+        nodes.push(Resolved { uid, name, state_version, max_parallelism, max_parallelism_is_set, slot_sharing_group });
     }
     let ships = ships(graph)?;
     Ok(Resolution { nodes, ships })

@@ -3,7 +3,7 @@
 use perennial_types::{CheckpointId, SnapshotKind};
 
 use super::*;
-use crate::record::{CheckpointHead, CompletedCheckpoint, DiscardedCheckpoint};
+use crate::record::{CheckpointHead, CompletedCheckpoint, DiscardedCheckpoint, RestoredFrom};
 
 fn ids(of: &[u64]) -> Vec<CheckpointId> {
     of.iter().copied().map(CheckpointId).collect()
@@ -269,4 +269,43 @@ fn commands_keep_their_bytes() {
     assert_eq!(hex(reserve), format!("010b{id}ac020201022f7300020203ac02"));
     assert_eq!(hex(complete(3, 2)), format!("010c{id}03000304082f632f63686b2d33070801010902"));
     assert_eq!(hex(abort(&[3, 4])), format!("010d{id}02030403776879"));
+}
+
+/// A job that starts from `restored`, running.
+fn restored_from(kind: SnapshotKind) -> Map {
+    let Command::CompleteCheckpoint { completed, .. } = complete_kind(41, kind, "/other/place".to_owned(), 1) else {
+        unreachable!("that is what it makes");
+    };
+    let Command::SubmitJob { request, job, artifact, plan, graph, at_ms, .. } = submit_command(job(1), request(1))
+    else {
+        unreachable!("that is what it makes");
+    };
+    let mut map = Map::default();
+    map.run(add_artifact_command(DIGEST, &[1]));
+    map.run(Command::SubmitJob { request, job, artifact, plan, graph, restored: Some(Box::new(completed)), at_ms });
+    map
+}
+
+#[test]
+fn a_job_goes_on_with_the_numbers_of_what_it_is_started_from() {
+    let mut map = restored_from(SnapshotKind::Savepoint);
+    map.check(&[], &[41], &[]);
+    let from = RestoredFrom { checkpoint: CheckpointId(41), location: "/other/place".to_owned() };
+    assert_eq!(map.checkpoint_head().restored, Some(from));
+    map.run_all([
+        (reserve(1), Outcome::CheckpointIdTaken { next: CheckpointId(42) }),
+        (reserve(42), Outcome::Done),
+        (complete(42, 1), Outcome::Done),
+    ]);
+    map.check(&[], &[41, 42], &[]);
+    map.run(end_command(job(1), JobStatus::Finished));
+    map.check(&[], &[41], &[42]);
+}
+
+#[test]
+fn a_job_that_claims_what_it_is_started_from_discards_it_like_its_own() {
+    let mut map = restored_from(SnapshotKind::Checkpoint);
+    map.run_all([(reserve(42), Outcome::Done), (complete(42, 1), Outcome::Done)]);
+    map.check(&[], &[42], &[41]);
+    assert_eq!(map.discarded()[0].location, "/other/place");
 }

@@ -77,6 +77,6 @@ fn restored<T, R>(operator: &mut dyn Output<T>, next: impl FnOnce(StateContext) 
     let keyed = operator.keyed.iter().map(|file| (format!("{location}/{}", file.name), file.clone())).collect();
     let restore = OperatorRestore { operator: operator.operator, keyed, list: operator.list.clone() };
     let groups = KeyGroupRange { first: 0, last: 127 };
-    let restored = Restored::From(OperatorState::open(&restore, groups).unwrap());
+    let restored = Restored::From(OperatorState::open(&restore, CheckpointId(1), groups).unwrap());
     next(StateContext { restored, ..context() })
 }
