@@ -43,16 +43,24 @@ pub use environment::StreamExecutionEnvironment;
 pub use error::JobError;
 pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
-pub use perennial_runtime::operators::{Collector, OutputTag, Prepared, Reopened, Sink, TwoPhaseSink};
+pub use perennial_runtime::operators::{
+    CoProcessFunction, Collector, KeyContext, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, OutputTag,
+    Prepared, Reopened, Sink, TwoPhaseSink,
+};
 pub use perennial_runtime::windows::{AggregateFunction, TimeWindow, WindowContext};
-pub use perennial_runtime::{Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, UserError};
+pub use perennial_runtime::{
+    Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, TimeDomain, Timer, UserError,
+};
 pub use perennial_types::{CheckpointId, DecodeError, Key, Record};
 pub use registry::JobRegistry;
 pub use roles::local::JobResult;
 pub use sink::Collected;
 pub use source::Generated;
 pub use state::{ListState, MapState, ValueState};
-pub use stream::{AllWindowedStream, DataStream, DataStreamSink, KeyedStream, Number, WindowedStream};
+pub use stream::{
+    AllWindowedStream, ConnectedStreams, DataStream, DataStreamSink, KeyedConnectedStreams, KeyedStream, Number,
+    WindowedStream,
+};
 
 #[cfg(doctest)]
 mod refused_derives {
@@ -83,9 +91,10 @@ pub mod prelude {
         SlidingEventTimeWindows, SlidingProcessingTimeWindows, TumblingEventTimeWindows, TumblingProcessingTimeWindows,
     };
     pub use crate::{
-        AggregateFunction, AllWindowedStream, Args, Collector, DataStream, DataStreamSink, JobError, JobRegistry, Key,
-        KeySelector, KeyedStream, ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus,
-        StreamExecutionEnvironment, TaskContext, TimeWindow, UserError, ValueState, WatermarkStrategy, WindowContext,
+        AggregateFunction, AllWindowedStream, Args, CoProcessFunction, Collector, DataStream, DataStreamSink, JobError,
+        JobRegistry, Key, KeyContext, KeySelector, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, KeyedStream,
+        ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StreamExecutionEnvironment,
+        TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState, WatermarkStrategy, WindowContext,
         WindowedStream,
     };
 }

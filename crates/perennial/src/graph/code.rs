@@ -64,15 +64,19 @@ impl NodeOutputs {
 pub(crate) type BuildOperator =
     Arc<dyn Fn(&OperatorContext<'_>, NodeOutputs) -> Result<AnyOutput, TaskError> + Send + Sync>;
 
-/// Builds a source in front of its outputs.
-pub(crate) type BuildSource =
+/// Builds what can only begin a chain in front of its outputs.
+pub(crate) type BuildHead =
     Arc<dyn Fn(&OperatorContext<'_>, NodeOutputs) -> Result<Box<dyn Head>, TaskError> + Send + Sync>;
 
 /// How a node is built.
 #[derive(Clone)]
 pub(crate) enum NodeCode {
-    Source(BuildSource),
-    Operator { build: BuildOperator, input: Arc<dyn RecordCode> },
+    /// A source, or an operator with two inputs.
+    Head(BuildHead),
+    Operator {
+        build: BuildOperator,
+        input: Arc<dyn RecordCode>,
+    },
 }
 
 /// The code of one output of a node.

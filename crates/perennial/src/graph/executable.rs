@@ -46,7 +46,7 @@ impl VertexFactory for ChainFactory {
         let outputs = self.shared.outputs(self.head, builder)?;
         let context = self.shared.context(self.head, builder)?;
         match self.shared.code(self.head)? {
-            NodeCode::Source(build) => build(&context, outputs),
+            NodeCode::Head(build) => build(&context, outputs),
             NodeCode::Operator { build, input } => input.head(build(&context, outputs)?),
         }
     }
@@ -94,8 +94,8 @@ impl Shared {
                 let context = self.context(*node, builder)?;
                 match self.code(*node)? {
                     NodeCode::Operator { build, .. } => build(&context, outputs),
-                    NodeCode::Source(_) => {
-                        Err(TaskError::WrongJob { reason: format!("source `{}` has an input", context.name) })
+                    NodeCode::Head(_) => {
+                        Err(TaskError::WrongJob { reason: format!("`{}` is in the middle of a chain", context.name) })
                     }
                 }
             }

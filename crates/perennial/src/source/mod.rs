@@ -52,7 +52,7 @@ impl StreamExecutionEnvironment {
         E: Into<UserError>,
         F: Fn(&TaskContext) -> Result<R, E> + Send + Sync + 'static,
     {
-        let build = NodeCode::Source(Arc::new(move |context, outputs| {
+        let build = NodeCode::Head(Arc::new(move |context, outputs| {
             let reader = open(context.task).map_err(|error| TaskError::user(context.name, error))?;
             let reader = Counting { reader, counters: context.counters.clone() };
             Ok(Box::new(SourceHead::new(context.state()?, reader, outputs.main::<T>()?)?))

@@ -51,11 +51,13 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         Self { stream, selector, emission: Emission::EveryRecord, records: PhantomData }
     }
 
-    pub(super) fn stream(&self) -> &DataStream<T> {
+    /// The stream, led to the subtasks that own the keys.
+    pub(crate) fn stream(&self) -> &DataStream<T> {
         &self.stream
     }
 
-    pub(super) fn selector(&self) -> &S {
+    /// What finds the key of a record.
+    pub(crate) fn selector(&self) -> &S {
         &self.selector
     }
 

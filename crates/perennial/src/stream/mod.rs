@@ -1,13 +1,16 @@
 //! Streams: what the user chains calls on.
 
+mod connected;
 mod data_stream;
 mod event_time;
 mod keyed_stream;
 mod partition;
+mod process_function;
 mod settings;
 mod sink;
 mod windowed_stream;
 
+pub use connected::{ConnectedStreams, KeyedConnectedStreams};
 pub use data_stream::DataStream;
 pub use keyed_stream::{KeyedStream, Number};
 pub use sink::DataStreamSink;
