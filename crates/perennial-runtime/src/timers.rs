@@ -93,12 +93,10 @@ impl<K: Key> Timers<K> {
     /// Takes the first timer of a domain that is due at `until`, with its key.
     pub fn pop(&mut self, domain: TimeDomain, until: i64) -> Option<(Timer, K)> {
         loop {
-            let queue = self.queue(domain);
-            let timestamp = queue.heap.peek().map(|Reverse(due)| due.timestamp).filter(|time| *time <= until)?;
-            let Reverse(due) = queue.heap.pop()?;
+            let (timestamp, key) = self.queue(domain).pop(until)?;
             let timer = Timer { timestamp, domain };
-            if self.take(&due.key, timer) {
-                return Some((timer, due.key));
+            if self.take(&key, timer) {
+                return Some((timer, key));
             }
             self.queue(domain).skipped();
         }
@@ -164,7 +162,7 @@ fn of_domain(pending: &mut (Vec<i64>, Vec<i64>), domain: TimeDomain) -> &mut Vec
 }
 
 /// What is due, the earliest first; of one time, what was registered first.
-struct Queue<K> {
+pub(crate) struct Queue<K> {
     heap: BinaryHeap<Reverse<Due<K>>>,
     registered: u64,
     /// Entries whose timer was deleted. It may count too few when one was registered again.
@@ -178,9 +176,20 @@ impl<K> Default for Queue<K> {
 }
 
 impl<K: Clone> Queue<K> {
-    fn push(&mut self, timestamp: i64, key: &K) {
+    pub(crate) fn push(&mut self, timestamp: i64, key: &K) {
         self.registered += 1;
         self.heap.push(Reverse(Due { timestamp, number: self.registered, key: key.clone() }));
+    }
+
+    /// Time of the first entry.
+    pub(crate) fn first(&self) -> Option<i64> {
+        self.heap.peek().map(|Reverse(due)| due.timestamp)
+    }
+
+    /// Takes the first entry that is due at `until`.
+    pub(crate) fn pop(&mut self, until: i64) -> Option<(i64, K)> {
+        self.first().filter(|timestamp| *timestamp <= until)?;
+        self.heap.pop().map(|Reverse(due)| (due.timestamp, due.key))
     }
 
     fn skipped(&mut self) {

@@ -45,7 +45,7 @@ pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
 pub use perennial_runtime::operators::{
     CoProcessFunction, Collector, KeyContext, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, OutputTag,
-    Prepared, Reopened, Sink, TwoPhaseSink,
+    Prepared, Reopened, Sink, StateTtlConfig, TwoPhaseSink, UpdateType,
 };
 pub use perennial_runtime::windows::{AggregateFunction, TimeWindow, WindowContext};
 pub use perennial_runtime::{
@@ -93,9 +93,9 @@ pub mod prelude {
     pub use crate::{
         AggregateFunction, AllWindowedStream, Args, CoProcessFunction, Collector, DataStream, DataStreamSink, JobError,
         JobRegistry, Key, KeyContext, KeySelector, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, KeyedStream,
-        ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StreamExecutionEnvironment,
-        TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState, WatermarkStrategy, WindowContext,
-        WindowedStream,
+        ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StateTtlConfig,
+        StreamExecutionEnvironment, TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState,
+        WatermarkStrategy, WindowContext, WindowedStream,
     };
 }
 

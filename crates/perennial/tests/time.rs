@@ -243,3 +243,21 @@ fn streams_of_two_environments_cannot_be_connected() {
     let error = one.execute("job").err().unwrap().to_string();
     assert!(error.contains("different environments"), "{error}");
 }
+
+#[test]
+fn state_that_is_to_expire_is_for_process_functions() {
+    let env = env(1);
+    let hour = StateTtlConfig::new(Duration::from_secs(3600));
+    let by_digit = env.from_sequence(0..100).key_by(|n| n % 10).with_state_ttl(hour);
+    let first = by_digit.process(|digit, n, met: &mut ValueState<u64>, out| {
+        if met.value().is_none() {
+            out.collect(*digit);
+        }
+        met.update(n);
+        Ok::<_, UserError>(())
+    });
+    assert_eq!(sorted(first.execute_and_collect().unwrap()), (0..10).collect::<Vec<u64>>());
+    by_digit.count().discard();
+    let error = env.execute("job").err().unwrap().to_string();
+    assert!(error.contains("process_with"), "{error}");
+}

@@ -85,6 +85,11 @@ impl<'a, S: Default> KeyState<'a, S> {
         self.cleared = true;
     }
 
+    /// Whether it was changed.
+    pub(super) fn is_written(&self) -> bool {
+        self.written
+    }
+
     /// Whether there is to be no state after this call, given whether there was none before.
     pub(super) fn is_absent(&self, was_absent: bool) -> bool {
         self.cleared || was_absent && !self.written

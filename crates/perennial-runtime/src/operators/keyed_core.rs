@@ -6,6 +6,7 @@ use perennial_types::{Key, Record};
 use super::collector::{Collector, SideOutputs};
 use super::flat_map::FLUSH_RECORDS;
 use super::keyed_context::{KeyContext, KeyState};
+use super::ttl::{StateTtlConfig, Ttl};
 use crate::timers::{TimeDomain, Timer, Timers};
 use crate::{ChainEvent, Output, StateContext, TaskClock, TaskError, UserError};
 
@@ -17,6 +18,7 @@ pub(super) struct KeyedCore<K, S, U> {
     of: StateContext,
     table: KeyedTable<K, S>,
     timers: Timers<K>,
+    ttl: Option<Ttl<K>>,
     clock: TaskClock,
     watermark: i64,
     results: Vec<U>,
@@ -29,13 +31,23 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
     pub(super) fn new(
         mut of: StateContext,
         clock: TaskClock,
+        ttl: Option<StateTtlConfig>,
         sides: SideOutputs,
         next: Box<dyn Output<U>>,
     ) -> Result<Self, TaskError> {
         let (table, timers) = (of.take_table(STATE)?, Timers::restore(&mut of)?);
-        let mut core = Self { of, table, timers, clock, watermark: i64::MIN, results: Vec::new(), sides, next };
+        let ttl = ttl.map(|config| Ttl::restore(&mut of, config, clock.clone(), &table)).transpose()?;
+        let (watermark, results) = (i64::MIN, Vec::new());
+        let mut core = Self { of, table, timers, ttl, clock, watermark, results, sides, next };
         core.ask_for_time();
         Ok(core)
+    }
+
+    /// A batch begins.
+    pub(super) fn begin(&mut self) {
+        if let Some(ttl) = &mut self.ttl {
+            ttl.begin();
+        }
     }
 
     /// Calls a function with a record and what belongs to its key.
@@ -47,8 +59,12 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
         timestamp: Option<i64>,
         call: impl FnOnce(&mut KeyContext<'_, K>, T, &mut KeyState<'_, S>, &mut Collector<'_, U>) -> Result<(), UserError>,
     ) -> Result<(), TaskError> {
-        let Self { of, table, timers, clock, watermark, results, sides, next } = self;
-        let (key, value, is_new) = table.entry(&record, selector, |_| S::default());
+        let Self { of, table, timers, ttl, clock, watermark, results, sides, next } = self;
+        let (key, value, mut is_new) = table.entry(&record, selector, |_| S::default());
+        if ttl.as_ref().is_some_and(|ttl| ttl.is_expired(key)) {
+            *value = S::default();
+            is_new = true;
+        }
         let mut state = KeyState::new(value);
         let mut context = KeyContext { key, timestamp, watermark: *watermark, clock, timers };
         call(&mut context, record, &mut state, &mut Collector::new(results, sides))
@@ -56,6 +72,9 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
         if state.is_absent(is_new) {
             let key = key.clone();
             table.remove(&key);
+            ttl.iter_mut().for_each(|ttl| ttl.is_gone(&key));
+        } else if let Some(ttl) = ttl {
+            ttl.was_used(key, state.is_written());
         }
         if results.len() >= FLUSH_RECORDS { next.push(results) } else { Ok(()) }
     }
@@ -72,13 +91,18 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
             &mut Collector<'_, U>,
         ) -> Result<(), UserError>,
     ) -> Result<(), TaskError> {
-        let Self { of, table, timers, clock, watermark, results, sides, next } = self;
+        self.begin();
+        let Self { of, table, timers, ttl, clock, watermark, results, sides, next } = self;
         while let Some((timer, key)) = timers.pop(domain, until) {
             let mut is_new = false;
             let value = table.get_or_insert_with(&key, || {
                 is_new = true;
                 S::default()
             });
+            if ttl.as_ref().is_some_and(|ttl| ttl.is_expired(&key)) {
+                *value = S::default();
+                is_new = true;
+            }
             let mut state = KeyState::new(value);
             let timestamp = (domain == TimeDomain::EventTime).then_some(timer.timestamp);
             let mut context = KeyContext { key: &key, timestamp, watermark: *watermark, clock, timers };
@@ -86,6 +110,9 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
                 .map_err(|error| TaskError::user(&of.name, error))?;
             if state.is_absent(is_new) {
                 table.remove(&key);
+                ttl.iter_mut().for_each(|ttl| ttl.is_gone(&key));
+            } else if let Some(ttl) = ttl {
+                ttl.was_used(&key, state.is_written());
             }
             if results.len() >= FLUSH_RECORDS {
                 next.push(results)?;
@@ -94,8 +121,15 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
         self.flush()
     }
 
-    /// Passes on what was emitted.
-    pub(super) fn flush(&mut self) -> Result<(), TaskError> {
+    /// A batch has ended: passes on what was emitted.
+    pub(super) fn end(&mut self) -> Result<(), TaskError> {
+        if let Some(ttl) = &mut self.ttl {
+            ttl.end(&mut self.table);
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), TaskError> {
         if !self.results.is_empty() {
             self.next.push(&mut self.results)?;
         }
@@ -123,6 +157,9 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
                 self.ask_for_time();
             }
             _ => {}
+        }
+        if let Some(ttl) = &mut self.ttl {
+            ttl.control(&self.of, event, &mut self.table);
         }
         event.keyed(&self.of, STATE, &mut self.table);
         self.timers.control(&self.of, event);

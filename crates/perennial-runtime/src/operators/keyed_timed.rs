@@ -8,6 +8,7 @@ use perennial_types::{Key, Record};
 use super::collector::{Collector, SideOutputs};
 use super::keyed_context::{KeyContext, KeyState};
 use super::keyed_core::KeyedCore;
+use super::ttl::StateTtlConfig;
 use crate::head::TwoInputs;
 use crate::timers::Timer;
 use crate::{ChainEvent, Output, StateContext, TaskClock, TaskError, Timestamps, UserError};
@@ -117,13 +118,12 @@ where
 {
     /// The operator in front of `next` and of its side outputs, with the state that `of` has of it.
     pub fn new(
-        of: StateContext,
-        clock: TaskClock,
+        (of, clock, ttl): (StateContext, TaskClock, Option<StateTtlConfig>),
         input: KeyedInput<T, Sel>,
         function: F,
         (next, sides): (Box<dyn Output<U>>, SideOutputs),
     ) -> Result<Self, TaskError> {
-        Ok(Self { core: KeyedCore::new(of, clock, sides, next)?, input, function })
+        Ok(Self { core: KeyedCore::new(of, clock, ttl, sides, next)?, input, function })
     }
 }
 
@@ -137,12 +137,13 @@ where
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         let Self { core, input, function } = self;
+        core.begin();
         input.each(batch, |record, selector, timestamp| {
             core.record(record, selector, timestamp, |ctx, record, state, out| {
                 function.process_element(ctx, record, state, out)
             })
         })?;
-        core.flush()
+        core.end()
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
@@ -170,13 +171,12 @@ where
 {
     /// The operator in front of `next` and of its side outputs, with the state that `of` has of it.
     pub fn new(
-        of: StateContext,
-        clock: TaskClock,
+        (of, clock, ttl): (StateContext, TaskClock, Option<StateTtlConfig>),
         (first, second): (KeyedInput<A, SelA>, KeyedInput<B, SelB>),
         function: F,
         (next, sides): (Box<dyn Output<U>>, SideOutputs),
     ) -> Result<Self, TaskError> {
-        Ok(Self { core: KeyedCore::new(of, clock, sides, next)?, first, second, function })
+        Ok(Self { core: KeyedCore::new(of, clock, ttl, sides, next)?, first, second, function })
     }
 }
 
@@ -192,22 +192,24 @@ where
 {
     fn push1(&mut self, batch: &mut Vec<A>) -> Result<(), TaskError> {
         let Self { core, first, function, .. } = self;
+        core.begin();
         first.each(batch, |record, selector, timestamp| {
             core.record(record, selector, timestamp, |ctx, record, state, out| {
                 function.process_element1(ctx, record, state, out)
             })
         })?;
-        core.flush()
+        core.end()
     }
 
     fn push2(&mut self, batch: &mut Vec<B>) -> Result<(), TaskError> {
         let Self { core, second, function, .. } = self;
+        core.begin();
         second.each(batch, |record, selector, timestamp| {
             core.record(record, selector, timestamp, |ctx, record, state, out| {
                 function.process_element2(ctx, record, state, out)
             })
         })?;
-        core.flush()
+        core.end()
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {

@@ -15,6 +15,7 @@ mod keyed_timed;
 mod map;
 mod process;
 mod sink;
+mod ttl;
 mod two_phase;
 
 pub use co_process::{CoProcess, CoProcessFunction};
@@ -28,4 +29,5 @@ pub use keyed_timed::{KeyedCoProcess, KeyedCoProcessFunction, KeyedInput, KeyedP
 pub use map::{Map, TryMap};
 pub use process::Process;
 pub use sink::{Sink, SinkOperator};
+pub use ttl::{StateTtlConfig, UpdateType};
 pub use two_phase::{Prepared, Reopened, TwoPhaseOperator, TwoPhaseSink};

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use perennial_runtime::operators::{
-    CoProcess, CoProcessFunction, Collector, KeyedCoProcess, KeyedCoProcessFunction, KeyedInput,
+    CoProcess, CoProcessFunction, Collector, KeyedCoProcess, KeyedCoProcessFunction, KeyedInput, StateTtlConfig,
 };
 use perennial_runtime::{KeySelector, TaskError, TwoInputHead, TwoInputs, UserError};
 use perennial_types::Record;
@@ -133,6 +133,7 @@ where
 pub struct KeyedConnectedStreams<A, SelA, B, SelB> {
     first: KeyedStream<A, SelA>,
     second: KeyedStream<B, SelB>,
+    ttl: Option<StateTtlConfig>,
     records: PhantomData<fn() -> (A, B)>,
 }
 
@@ -143,7 +144,7 @@ impl<A: Record, SelA: KeySelector<A> + Clone + Sync> KeyedStream<A, SelA> {
         B: Record,
         SelB: KeySelector<B, Key = SelA::Key> + Clone + Sync,
     {
-        KeyedConnectedStreams { first: self.clone(), second: other.clone(), records: PhantomData }
+        KeyedConnectedStreams { first: self.clone(), second: other.clone(), ttl: None, records: PhantomData }
     }
 }
 
@@ -154,6 +155,11 @@ where
     B: Record,
     SelB: KeySelector<B, Key = SelA::Key> + Clone + Sync,
 {
+    /// Makes the state of the process function that follows be forgotten when it has not been used for some time.
+    pub fn with_state_ttl(self, config: StateTtlConfig) -> Self {
+        Self { ttl: Some(config), ..self }
+    }
+
     /// Does anything with the records of both streams, the state of their key, which both share, and its timers.
     ///
     /// ```
@@ -197,14 +203,14 @@ where
         F: KeyedCoProcessFunction<SelA::Key, A, B, S, U> + Clone + Sync + 'static,
     {
         let (first, second) = (self.first.clone_parts(), self.second.clone_parts());
-        let streams = (self.first.stream(), self.second.stream());
+        let (streams, ttl) = ((self.first.stream(), self.second.stream()), self.ttl);
         two_inputs(streams, "Keyed Co-Process", move |context, outputs| {
             let (of, clock, (next, sides)) = (context.state()?, context.builder.clock(), outputs.split()?);
             let inputs = (
                 KeyedInput::new(first.0.clone(), first.1.clone()),
                 KeyedInput::new(second.0.clone(), second.1.clone()),
             );
-            KeyedCoProcess::new(of, clock, inputs, function.clone(), (next, sides))
+            KeyedCoProcess::new((of, clock, ttl), inputs, function.clone(), (next, sides))
         })
     }
 }

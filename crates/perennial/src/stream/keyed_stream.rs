@@ -2,11 +2,13 @@
 
 use std::marker::PhantomData;
 
-use perennial_runtime::operators::{Collector, KeyedFunction};
+use perennial_runtime::operators::{Collector, KeyedFunction, StateTtlConfig};
 use perennial_runtime::{HashBy, KeySelector, KeyedFold, Route, UserError};
 use perennial_types::{Record, ShipStrategy};
 
+use super::process_function::ByClosure;
 use super::{DataStream, Partition};
+use crate::JobError;
 use crate::graph::code::erased;
 
 /// A stream whose records come to the subtask that owns their key. Flink's `KeyedStream`.
@@ -17,6 +19,7 @@ pub struct KeyedStream<T, S> {
     stream: DataStream<T>,
     selector: S,
     emission: Emission,
+    ttl: Option<StateTtlConfig>,
     records: PhantomData<fn() -> T>,
 }
 
@@ -33,6 +36,7 @@ impl<T: Record, S: Clone> Clone for KeyedStream<T, S> {
             stream: self.stream.clone(),
             selector: self.selector.clone(),
             emission: self.emission,
+            ttl: self.ttl,
             records: PhantomData,
         }
     }
@@ -48,7 +52,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         });
         let ports = ports.collect();
         let stream = DataStream::new(stream.environment().clone(), ports).timed(stream.timestamps().cloned());
-        Self { stream, selector, emission: Emission::EveryRecord, records: PhantomData }
+        Self { stream, selector, emission: Emission::EveryRecord, ttl: None, records: PhantomData }
     }
 
     /// The stream, led to the subtasks that own the keys.
@@ -59,6 +63,24 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
     /// What finds the key of a record.
     pub(crate) fn selector(&self) -> &S {
         &self.selector
+    }
+
+    /// How long the state of a key lives, if not for ever.
+    pub(super) fn ttl(&self) -> Option<StateTtlConfig> {
+        self.ttl
+    }
+
+    pub(super) fn with_ttl(&self, config: StateTtlConfig) -> Self {
+        Self { ttl: Some(config), ..self.clone() }
+    }
+
+    /// State that would live for ever although the user has said otherwise.
+    fn refuse_ttl(&self, call: &str) {
+        if self.ttl.is_some() {
+            let problem = format!("`with_state_ttl` before `{call}`, whose state does not expire");
+            let remedy = "use `process` or `process_with`";
+            self.stream.environment().fail(JobError::operator(call, problem, remedy));
+        }
     }
 
     /// Makes the aggregations that follow emit once per key when the input has ended, in no order, as Flink does in its batch
@@ -156,6 +178,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         F: FnMut(&mut A, T) + Clone + Send + Sync + 'static,
         E: FnMut(&S::Key, &A) -> U + Clone + Send + Sync + 'static,
     {
+        self.refuse_ttl(name);
         let selector = self.selector.clone();
         if self.emission == Emission::EveryRecord {
             return self.stream.transform(name, move |context, outputs| {
@@ -208,6 +231,9 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         E: Into<UserError> + 'static,
         F: FnMut(&S::Key, T, &mut A, &mut Collector<'_, U>) -> Result<(), E> + Clone + Send + Sync + 'static,
     {
+        if self.ttl.is_some() {
+            return self.process_with(ByClosure(function));
+        }
         self.process_with_end(function, |_, _, _| Ok::<(), E>(()))
     }
 
@@ -220,6 +246,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         F: FnMut(&S::Key, T, &mut A, &mut Collector<'_, U>) -> Result<(), E> + Clone + Send + Sync + 'static,
         G: FnMut(&S::Key, &A, &mut Collector<'_, U>) -> Result<(), E> + Clone + Send + Sync + 'static,
     {
+        self.refuse_ttl("process_with_end");
         let selector = self.selector.clone();
         self.stream.transform("KeyedProcess", move |context, outputs| {
             let (mut function, mut end) = (function.clone(), end.clone());

@@ -10,6 +10,7 @@ use perennial_types::{
 };
 
 use super::*;
+use crate::operators::UpdateType;
 use crate::snapshot::OperatorState;
 use crate::timers::TimeDomain;
 use crate::upload::{SnapshotOf, Taken, upload};
@@ -51,7 +52,8 @@ type Order = (u64, u8, i64);
 const EVENT: u8 = 0;
 const PROCESSING: u8 = 1;
 const DELETE: u8 = 2;
-const LOOK: u8 = 3;
+const WRITE: u8 = 3;
+const LOOK: u8 = 4;
 
 /// Does as it is told, counts the timers of a key, and registers one more at 100 when one fires at 10. The third timer clears.
 #[derive(Clone)]
@@ -69,6 +71,7 @@ impl KeyedProcessFunction<u64, Order, u64, String> for Obedient {
             EVENT => ctx.register_event_time_timer(time),
             PROCESSING => ctx.register_processing_time_timer(time),
             DELETE => ctx.delete_event_time_timer(time),
+            WRITE => **state = time as u64,
             _ => out.collect(format!("{} has fired {} at {:?}", ctx.key(), **state, ctx.timestamp())),
         }
         Ok(())
@@ -97,11 +100,15 @@ impl KeyedProcessFunction<u64, Order, u64, String> for Obedient {
 type Operator = KeyedProcess<Order, ByOwned<fn(&Order) -> u64, u64>, u64, Obedient, String>;
 
 fn operator(of: StateContext, clock: &TaskClock) -> (Operator, Kept) {
+    with_ttl(of, clock, None)
+}
+
+fn with_ttl(of: StateContext, clock: &TaskClock, ttl: Option<StateTtlConfig>) -> (Operator, Kept) {
     let kept = Kept::default();
     let selector = ByOwned::new((|order: &Order| order.0) as fn(&Order) -> u64);
     let input = KeyedInput::new(selector, Some(Arc::new(|order: &Order| order.2)));
     let outputs = (Box::new(kept.clone()) as Box<dyn Output<String>>, SideOutputs::default());
-    (KeyedProcess::new(of, clock.clone(), input, Obedient, outputs).unwrap(), kept)
+    (KeyedProcess::new((of, clock.clone(), ttl), input, Obedient, outputs).unwrap(), kept)
 }
 
 fn fresh() -> StateContext {
@@ -197,4 +204,55 @@ fn timers_and_state_go_on_at_another_parallelism() {
     let mut expect: Vec<String> = (0..500).map(|key| format!("{key} event 50")).collect();
     expect.sort();
     assert_eq!(everything, expect);
+}
+
+fn looks(operator: &mut Operator, kept: &Kept, key: u64) -> u64 {
+    operator.push(&mut vec![(key, LOOK, 0)]).unwrap();
+    let said = kept.take().remove(0);
+    said.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+#[test]
+fn state_that_is_not_used_expires_and_is_in_no_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let config = StateTtlConfig::new(Duration::from_millis(100));
+    for (update, seen_at_150, end) in [(UpdateType::OnCreateAndWrite, 0, 1190), (UpdateType::OnReadAndWrite, 7, 1250)] {
+        let clock = TaskClock::standing(1000);
+        let (mut operator, kept) = with_ttl(fresh(), &clock, Some(config.update_type(update)));
+        operator.push(&mut (0..300).map(|key| (key, WRITE, 7)).collect()).unwrap();
+        clock.set(1090);
+        assert_eq!(looks(&mut operator, &kept, 1), 7);
+        operator.push(&mut vec![(2, WRITE, 8)]).unwrap();
+        clock.set(1150);
+        assert_eq!((looks(&mut operator, &kept, 1), looks(&mut operator, &kept, 2)), (seen_at_150, 8));
+        let (restore, mut entries) = (checkpoint(&mut operator, directory), Vec::new());
+        let groups = KeyGroupRange { first: 0, last: 127 };
+        restored(&restore, groups).take_entries("state", |key: u64, value: u64| entries.push((key, value))).unwrap();
+        entries.sort_unstable();
+        let expect: &[_] = if seen_at_150 == 7 { &[(1, 7), (2, 8)] } else { &[(2, 8)] };
+        assert_eq!(entries, expect, "{update:?}");
+        // The age of state is not forgotten by a restore.
+        clock.set(end - 1);
+        let (mut after, kept) = with_ttl(restored(&restore, groups), &clock, Some(config));
+        assert_eq!(looks(&mut after, &kept, 2), 8);
+        clock.set(end);
+        assert_eq!(looks(&mut after, &kept, 2), 0);
+    }
+}
+
+#[test]
+fn expired_state_goes_while_no_records_come() {
+    let clock = TaskClock::standing(0);
+    let config = StateTtlConfig::new(Duration::from_millis(100));
+    let (mut operator, _) = with_ttl(fresh(), &clock, Some(config));
+    operator.push(&mut (0..10_000).map(|key| (key, WRITE, 7)).collect()).unwrap();
+    let mut looked = 0;
+    while let Some(due) = clock.due() {
+        clock.set(due);
+        let now = clock.take_due().unwrap();
+        operator.control(&mut ChainEvent::Time(now)).unwrap();
+        looked += 1;
+    }
+    assert_eq!(looked, 3, "not all at once");
 }
