@@ -133,7 +133,7 @@ fn checkpoint(operator: &mut Operator, directory: &str) -> OperatorRestore {
 }
 
 fn restored(restore: &OperatorRestore, groups: KeyGroupRange) -> StateContext {
-    StateContext { restored: Restored::From(OperatorState::open(restore, groups).unwrap()), ..fresh() }
+    StateContext { restored: Restored::From(OperatorState::open(restore, CheckpointId(1), groups).unwrap()), ..fresh() }
 }
 
 #[test]
