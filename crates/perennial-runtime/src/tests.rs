@@ -415,7 +415,7 @@ fn an_attempt_commits_nothing_with_a_checkpoint_it_has_no_part_in() {
     operator.push(&mut vec![1, 2]).unwrap();
     snapshot(&mut operator, 3);
     operator.control(&mut ChainEvent::Completed(CheckpointId(4))).unwrap();
-    assert_eq!(*log.lock().unwrap(), ["open []"]);
+    assert_eq!(*log.lock().unwrap(), ["open None"]);
     operator.control(&mut ChainEvent::Completed(CheckpointId(3))).unwrap();
-    assert_eq!(*log.lock().unwrap(), ["open []", "commit 2 of 3"]);
+    assert_eq!(*log.lock().unwrap(), ["open None", "commit 2 of 3"]);
 }
