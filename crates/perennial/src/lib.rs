@@ -47,7 +47,7 @@ pub use perennial_runtime::operators::{
     CoProcessFunction, Collector, KeyContext, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, OutputTag,
     Prepared, Reopened, Sink, StateTtlConfig, TwoPhaseSink, UpdateType,
 };
-pub use perennial_runtime::windows::{AggregateFunction, TimeWindow, WindowContext};
+pub use perennial_runtime::windows::{AggregateFunction, JoinContext, Side, Sided, TimeWindow, WindowContext};
 pub use perennial_runtime::{
     Durable, KeySelector, SourceReader, SourceStatus, TaskContext, TaskError, TimeDomain, Timer, UserError,
 };
@@ -58,7 +58,8 @@ pub use sink::Collected;
 pub use source::Generated;
 pub use state::{ListState, MapState, ValueState};
 pub use stream::{
-    AllWindowedStream, ConnectedStreams, DataStream, DataStreamSink, KeyedConnectedStreams, KeyedStream, Number,
+    AllWindowedStream, ConnectedStreams, DataStream, DataStreamSink, InGroups, InPairs, IntervalJoined, JoinedByKey,
+    JoinedStreams, JoinedWhere, JoinedWindows, KeyedConnectedStreams, KeyedStream, Number, SideSelector,
     WindowedStream,
 };
 
@@ -88,12 +89,15 @@ mod refused_derives {
 /// What a job usually needs: `use perennial::prelude::*`.
 pub mod prelude {
     pub use crate::windows::{
-        SlidingEventTimeWindows, SlidingProcessingTimeWindows, TumblingEventTimeWindows, TumblingProcessingTimeWindows,
+        ContinuousEventTimeTrigger, ContinuousProcessingTimeTrigger, CountTrigger, EventTimeSessionWindows,
+        EventTimeTrigger, GlobalWindows, ProcessingTimeSessionWindows, ProcessingTimeTrigger, PurgingTrigger,
+        SlidingEventTimeWindows, SlidingProcessingTimeWindows, Trigger, TriggerContext, TriggerResult,
+        TumblingEventTimeWindows, TumblingProcessingTimeWindows,
     };
     pub use crate::{
         AggregateFunction, AllWindowedStream, Args, CoProcessFunction, Collector, DataStream, DataStreamSink, JobError,
-        JobRegistry, Key, KeyContext, KeySelector, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, KeyedStream,
-        ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StateTtlConfig,
+        JobRegistry, JoinContext, Key, KeyContext, KeySelector, KeyState, KeyedCoProcessFunction, KeyedProcessFunction,
+        KeyedStream, ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StateTtlConfig,
         StreamExecutionEnvironment, TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState,
         WatermarkStrategy, WindowContext, WindowedStream,
     };

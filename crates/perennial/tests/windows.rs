@@ -235,3 +235,99 @@ fn windows_that_cannot_be_are_refused_with_advice() {
     });
     assert!(text.contains("slide") && text.contains("longer than all time"), "{text}");
 }
+
+/// Sessions of keys, by definition: sorted times cut where the gap is longer.
+fn expected_sessions(gap: i64) -> Vec<(u32, i64, u64)> {
+    let mut times = BTreeMap::<u32, Vec<i64>>::new();
+    for (key, time, _) in readings() {
+        // Without these there would be one session.
+        if time % 1_000 < 700 {
+            times.entry(key).or_default().push(time);
+        }
+    }
+    let mut sessions = Vec::new();
+    for (key, mut times) in times {
+        times.sort_unstable();
+        let session = |times: &[i64]| (key, times.first().copied().unwrap_or_default(), times.len() as u64);
+        sessions.extend(times.chunk_by(|a, b| b - a <= gap).map(session));
+    }
+    sessions
+}
+
+#[test]
+fn sessions_end_with_a_pause() {
+    for parallelism in PARALLELISMS {
+        for dynamic in [false, true] {
+            let env = env(parallelism);
+            let keyed = stream(&env).filter(|reading| reading.1 % 1_000 < 700).key_by(|reading| reading.0);
+            let windows = match dynamic {
+                false => keyed.window(EventTimeSessionWindows::with_gap(ms(200))),
+                true => keyed.window(EventTimeSessionWindows::with_dynamic_gap(|_: &Reading| 200)),
+            };
+            let sessions = windows.aggregate_with(Totals, |key, context, totals: (u64, u64), out| {
+                out.collect((*key, context.window.start, totals.1));
+                Ok::<_, UserError>(())
+            });
+            let expect = expected_sessions(200);
+            assert!(expect.len() > 50);
+            assert_eq!(sorted(sessions.execute_and_collect().unwrap()), expect);
+        }
+    }
+}
+
+#[test]
+fn global_windows_fire_by_their_trigger() {
+    let env = env(2);
+    let hundred = PurgingTrigger::of(CountTrigger::of(100));
+    let windows = stream(&env).map(|reading| reading).key_by(|reading| reading.0).window(GlobalWindows::create());
+    let counts = windows.clone().trigger(hundred.clone()).count().collect();
+    let never = windows.count().collect();
+    let all = stream(&env).window_all(GlobalWindows::create()).trigger(hundred).count().collect();
+    env.execute("global").unwrap();
+    // 5000 records over 7 keys: 715 of the first two, 714 of the others.
+    assert_eq!(sorted(counts.take()), (0..7).flat_map(|key| [(key, 100); 7]).collect::<Vec<_>>());
+    assert_eq!(all.take(), [100; 50]);
+    assert!(never.take().is_empty());
+}
+
+/// Fires once, with the third record. What a trigger of the user's looks like.
+#[derive(Clone)]
+struct Third;
+
+impl Trigger<Reading> for Third {
+    type State = u32;
+
+    fn on_element(
+        &self,
+        _: &Reading,
+        _: i64,
+        _: &TimeWindow,
+        seen: &mut u32,
+        _: &mut TriggerContext<'_>,
+    ) -> TriggerResult {
+        *seen += 1;
+        if *seen == 3 { TriggerResult::Fire } else { TriggerResult::Continue }
+    }
+
+    fn on_event_time(&self, _: i64, _: &TimeWindow, _: &mut u32, _: &mut TriggerContext<'_>) -> TriggerResult {
+        TriggerResult::Continue
+    }
+
+    fn on_processing_time(&self, _: i64, _: &TimeWindow, _: &mut u32, _: &mut TriggerContext<'_>) -> TriggerResult {
+        TriggerResult::Continue
+    }
+
+    fn on_merge(&self, _: &TimeWindow, seen: &mut u32, other: u32, _: &mut TriggerContext<'_>) {
+        *seen += other;
+    }
+}
+
+#[test]
+fn a_trigger_can_be_the_users() {
+    let env = env(2);
+    let windows = stream(&env).key_by(|reading| reading.0).window(TumblingEventTimeWindows::of(ms(1_000)));
+    let counts = windows.trigger(Third).count().execute_and_collect().unwrap();
+    let windows = expected(1_000, 1_000).into_values().filter(|values| values.len() >= 3).count();
+    assert_eq!(counts.len(), windows);
+    assert!(counts.iter().all(|(_, count)| *count == 3));
+}

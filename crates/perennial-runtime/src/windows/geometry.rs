@@ -14,7 +14,7 @@ pub struct TimeWindow {
 }
 
 impl TimeWindow {
-    /// The window of everything: its end is never reached, not even by the watermark at the end of the input.
+    /// The window of everything: it ends with the input.
     pub const GLOBAL: Self = Self { start: i64::MIN, end: i64::MAX };
 
     /// Its last millisecond: the window is complete when the watermark has reached it.

@@ -59,6 +59,7 @@ where
         next: Box<dyn Output<U>>,
     ) -> Result<Self, TaskError> {
         let progress = progress::restore(&mut setup.of)?;
+        let watermark = if setup.is_event_time() { progress } else { i64::MIN };
         let results = Results::new(&setup.of.name, sides, next);
         let mut operator = Self {
             setup,
@@ -69,7 +70,7 @@ where
             panes: Vec::new(),
             spare: Vec::new(),
             progress,
-            watermark: i64::MIN,
+            watermark,
             times: Vec::new(),
             results,
         };
@@ -205,11 +206,14 @@ where
 
     /// Has processing time come back when the next window is complete.
     fn schedule(&self) {
+        if self.setup.is_event_time() {
+            return;
+        }
         let next = self.panes.iter().filter_map(|(pane, _)| {
             self.windows.windows(pane.start).map(|window| window.max_timestamp()).find(|last| *last > self.progress)
         });
         if let Some(last) = next.min() {
-            self.setup.time.wake_after(last);
+            self.setup.clock.wake_at(last.saturating_add(1));
         }
     }
 }
@@ -245,7 +249,7 @@ where
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         let mut times = mem::take(&mut self.times);
-        self.setup.time.of_records(batch, self.progress, &mut times);
+        self.setup.times(batch, self.progress, &mut times);
         let open = self.panes.len();
         let mut records = batch.drain(..);
         let mut rest = times.as_slice();
@@ -273,7 +277,7 @@ where
         if let ChainEvent::Watermark(time) = event {
             self.watermark = *time;
         }
-        if let Some(progress) = self.setup.time.progress(event) {
+        if let Some(progress) = self.setup.progress(event) {
             self.advance(progress)?;
             self.results.flush()?;
         }

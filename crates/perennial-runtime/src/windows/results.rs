@@ -6,54 +6,45 @@ use super::TimeWindow;
 use crate::operators::{Collector, FLUSH_RECORDS, OutputTag, SideOutputs};
 use crate::{ChainEvent, Output, StateContext, TaskClock, TaskError, Timestamps, UserError};
 
-/// Which time windows are of.
-pub enum WindowTime<T> {
-    /// When things happened, as records and watermarks say.
-    Event(Arc<dyn Timestamps<T>>),
-    /// When records are processed, as this clock says. The end of the input completes all windows.
-    Processing(TaskClock),
+/// What a window operator is made of, besides its functions.
+pub struct WindowSetup<T> {
+    /// Its state.
+    pub of: StateContext,
+    /// Where the event time of records lies, for windows of event time. Without, windows are of processing time, and the end of
+    /// the input completes them all.
+    pub timestamps: Option<Arc<dyn Timestamps<T>>>,
+    /// The processing time of the task.
+    pub clock: TaskClock,
+    /// For how many ms after its end a window takes records, which it then fires for at once. Only in event time.
+    pub allowed_lateness: i64,
+    /// Where records go that come later. Without, they are dropped.
+    pub late: Option<OutputTag<T>>,
 }
 
-impl<T> WindowTime<T> {
+impl<T> WindowSetup<T> {
+    pub(super) fn is_event_time(&self) -> bool {
+        self.timestamps.is_some()
+    }
+
     /// The time of each record. Processing time never goes back behind `progress`, whatever the clock does.
     #[inline(always)]
-    pub(super) fn of_records(&self, batch: &[T], progress: i64, times: &mut Vec<i64>) {
+    pub(super) fn times(&self, batch: &[T], progress: i64, times: &mut Vec<i64>) {
         times.clear();
-        match self {
-            Self::Event(timestamps) => timestamps.timestamps(batch, times),
-            Self::Processing(clock) => times.resize(batch.len(), clock.now_ms().max(progress.saturating_add(1))),
+        match &self.timestamps {
+            Some(timestamps) => timestamps.timestamps(batch, times),
+            None => times.resize(batch.len(), self.clock.now_ms().max(progress.saturating_add(1))),
         }
     }
 
     /// How far time is after an event: everything up to this is over. `None` when the event does not say.
     pub(super) fn progress(&self, event: &ChainEvent<'_>) -> Option<i64> {
-        match (self, event) {
-            (Self::Event(_), ChainEvent::Watermark(time)) => Some(*time),
-            (Self::Processing(_), ChainEvent::Watermark(i64::MAX)) => Some(i64::MAX),
+        match event {
+            ChainEvent::Watermark(time) if self.is_event_time() || *time == i64::MAX => Some(*time),
             // This millisecond is not over yet.
-            (Self::Processing(_), ChainEvent::Time(now)) => Some(now.saturating_sub(1)),
+            ChainEvent::Time(now) if !self.is_event_time() => Some(now.saturating_sub(1)),
             _ => None,
         }
     }
-
-    /// Asks for the clock's event once everything up to `last` is over.
-    pub(super) fn wake_after(&self, last: i64) {
-        if let Self::Processing(clock) = self {
-            clock.wake_at(last.saturating_add(1));
-        }
-    }
-}
-
-/// What a window operator is made of, besides its functions.
-pub struct WindowSetup<T> {
-    /// Its state.
-    pub of: StateContext,
-    /// Which time its windows are of.
-    pub time: WindowTime<T>,
-    /// For how many ms after its end a window takes records, which it then fires for at once. Only in event time.
-    pub allowed_lateness: i64,
-    /// Where records go that come later. Without, they are dropped.
-    pub late: Option<OutputTag<T>>,
 }
 
 /// What a window's function is told of its window. Flink's `ProcessWindowFunction.Context`.

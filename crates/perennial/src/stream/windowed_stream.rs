@@ -1,38 +1,38 @@
 //! A keyed stream grouped into windows.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_runtime::operators::{Collector, OutputTag};
 use perennial_runtime::windows::{
-    AggregateFunction, AllOf, CountOf, FieldOf, PaneOperator, ReduceWith, WindowContext, WindowSetup, WindowTime,
+    AggregateFunction, AllOf, CountOf, FieldOf, ReduceWith, Trigger, WindowContext, WindowSetup, Windows,
 };
 use perennial_runtime::{ByOwned, KeySelector, UserError};
 use perennial_types::Record;
 
 use super::{DataStream, KeyedStream, Number};
 use crate::JobError;
-use crate::graph::code::erased;
-use crate::windows::{Assigned, WindowAssigner};
+use crate::windows::{Assigned, ByDefault, Firing, OwnTrigger, WindowAssigner};
 
 /// The records of each key, grouped into windows. Flink's `WindowedStream`.
 ///
 /// A window of event time fires when the watermark has passed its end: each key that has records in it emits its result. The result
 /// carries the event time its own fields say; name it with [`DataStream::with_timestamps`] for windows behind.
-pub struct WindowedStream<T, S> {
+pub struct WindowedStream<T, S, Tr = ByDefault> {
     stream: DataStream<T>,
     selector: S,
-    assigned: Assigned,
+    assigned: Assigned<T>,
+    trigger: Tr,
     allowed_lateness: i64,
     late: Option<OutputTag<T>>,
     /// There is one subtask, since there is one key.
     is_single: bool,
 }
 
-impl<T: Record, S: Clone> Clone for WindowedStream<T, S> {
+impl<T: Record, S: Clone, Tr: Clone> Clone for WindowedStream<T, S, Tr> {
     fn clone(&self) -> Self {
-        let (stream, selector) = (self.stream.clone(), self.selector.clone());
-        Self { stream, selector, assigned: self.assigned.clone(), late: self.late.clone(), ..*self }
+        let (stream, selector, trigger) = (self.stream.clone(), self.selector.clone(), self.trigger.clone());
+        let (assigned, late) = (self.assigned.clone(), self.late.clone());
+        Self { stream, selector, assigned, trigger, late, ..*self }
     }
 }
 
@@ -59,11 +59,32 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
             Assigned::any()
         });
         let (stream, selector) = (self.stream().clone(), self.selector().clone());
-        WindowedStream { stream, selector, assigned, allowed_lateness: 0, late: None, is_single: false }
+        let trigger = ByDefault;
+        WindowedStream { stream, selector, assigned, trigger, allowed_lateness: 0, late: None, is_single: false }
     }
 }
 
 impl<T: Record, S: KeySelector<T> + Clone + Sync> WindowedStream<T, S> {
+    /// Has windows fire when this trigger says so, and not as they do by default: with the watermark, or the clock, at their end.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use perennial::prelude::*;
+    /// # fn counts(clicks: &DataStream<(u32, i64)>) -> DataStream<(u32, u64)> {
+    /// // Every minute, what there is of the day so far.
+    /// let days = TumblingEventTimeWindows::of(Duration::from_secs(86_400));
+    /// let every_minute = ContinuousEventTimeTrigger::of(Duration::from_secs(60));
+    /// clicks.key_by(|click| click.0).window(days).trigger(every_minute).count()
+    /// # }
+    /// ```
+    pub fn trigger<Tr: Trigger<T>>(self, trigger: Tr) -> WindowedStream<T, S, OwnTrigger<Tr>> {
+        let Self { stream, selector, assigned, allowed_lateness, late, is_single, .. } = self;
+        let trigger = OwnTrigger(trigger);
+        WindowedStream { stream, selector, assigned, trigger, allowed_lateness, late, is_single }
+    }
+}
+
+impl<T: Record, S: KeySelector<T> + Clone + Sync, Tr: Firing<T>> WindowedStream<T, S, Tr> {
     /// For how long after its end a window still takes records; with each that comes it fires again for the key. Only for event
     /// time. By default that is zero.
     #[must_use]
@@ -266,7 +287,7 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> WindowedStream<T, S> {
     }
 
     /// Adds the operator: `aggregate` is what windows keep, `emit` what they make of it when they fire.
-    fn windowed<A, U, E>(&self, aggregate: A, emit: E) -> DataStream<U>
+    pub(super) fn windowed<A, U, E>(&self, aggregate: A, emit: E) -> DataStream<U>
     where
         A: AggregateFunction<T>,
         U: Record,
@@ -276,24 +297,23 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> WindowedStream<T, S> {
             + Sync
             + 'static,
     {
-        let Self { stream, selector, assigned, allowed_lateness, late, .. } = self.clone();
-        let Assigned { name, is_event_time, panes } = assigned;
-        let timestamps = stream.timestamps().filter(|_| is_event_time).cloned();
+        let Self { stream, selector, assigned, trigger, allowed_lateness, late, .. } = self.clone();
+        let (is_event_time, timestamps) = (assigned.is_event_time, stream.timestamps().cloned());
         if is_event_time && timestamps.is_none() {
             let problem = "windows of event time over a stream that does not know its timestamps";
             let remedy = "call `assign_timestamps_and_watermarks` on the stream, or `with_timestamps` behind the call that \
                           changed its records";
-            stream.environment().fail(JobError::operator(name, problem, remedy));
+            stream.environment().fail(JobError::operator(assigned.name, problem, remedy));
         }
-        let result = stream.transform(name, move |context, outputs| {
-            let time = match &timestamps {
-                Some(timestamps) => WindowTime::Event(Arc::clone(timestamps)),
-                None => WindowTime::Processing(context.builder.clock()),
-            };
-            let setup = WindowSetup { of: context.state()?, time, allowed_lateness, late: late.clone() };
+        // A global window is of event time for a trigger that asks for it, if there is any.
+        let is_global = matches!(assigned.windows, Windows::Global);
+        let timestamps = timestamps.filter(|_| is_event_time || is_global);
+        let result = stream.transform(assigned.name, move |context, outputs| {
+            let (timestamps, clock) = (timestamps.clone(), context.builder.clock());
+            let setup = WindowSetup { of: context.state()?, timestamps, clock, allowed_lateness, late: late.clone() };
             let (next, sides) = outputs.split()?;
             let functions = (aggregate.clone(), emit.clone());
-            Ok(erased::<T>(PaneOperator::new(setup, panes, selector.clone(), functions, sides, next)?))
+            trigger.operator(setup, &assigned, selector.clone(), functions, sides, next)
         });
         if self.is_single {
             for port in result.ports() {
@@ -305,8 +325,8 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> WindowedStream<T, S> {
 }
 
 /// All records of a stream, grouped into windows in one subtask. Flink's `AllWindowedStream`.
-pub struct AllWindowedStream<T> {
-    windows: WindowedStream<T, Everything<T>>,
+pub struct AllWindowedStream<T, Tr = ByDefault> {
+    windows: WindowedStream<T, Everything<T>, Tr>,
 }
 
 /// The selector of one key for all records.
@@ -331,6 +351,13 @@ impl<T: Record> DataStream<T> {
 }
 
 impl<T: Record> AllWindowedStream<T> {
+    /// As [`WindowedStream::trigger`].
+    pub fn trigger<Tr: Trigger<T>>(self, trigger: Tr) -> AllWindowedStream<T, OwnTrigger<Tr>> {
+        AllWindowedStream { windows: self.windows.trigger(trigger) }
+    }
+}
+
+impl<T: Record, Tr: Firing<T>> AllWindowedStream<T, Tr> {
     /// As [`WindowedStream::allowed_lateness`].
     #[must_use]
     pub fn allowed_lateness(self, lateness: Duration) -> Self {

@@ -1,5 +1,7 @@
 //! Window operators against models of a few lines, with records out of order, watermarks, and restores in between.
 
+mod interval_join;
+mod operator;
 mod panes;
 
 use std::sync::{Arc, Mutex};
@@ -12,14 +14,16 @@ use perennial_types::{
 
 use crate::snapshot::OperatorState;
 use crate::upload::{SnapshotOf, Taken, upload};
-use crate::{ChainEvent, Output, Restored, SnapshotWriter, StateContext, TaskError};
+use crate::windows::WindowSetup;
+use crate::{ChainEvent, Output, Restored, SnapshotWriter, StateContext, TaskClock, TaskError, Timestamps};
 
 /// A record: its key, its time, and a number of its own.
 type Event = (u8, i64, u32);
 
-/// Time of a record.
-fn time_of(event: &Event) -> i64 {
-    event.1
+/// Windows of event time, whose late records are dropped.
+fn event_time(of: StateContext) -> WindowSetup<Event> {
+    let timestamps: Arc<dyn Timestamps<Event>> = Arc::new(|event: &Event| event.1);
+    WindowSetup { of, timestamps: Some(timestamps), clock: TaskClock::standing(0), allowed_lateness: 0, late: None }
 }
 
 /// Notes what reaches it.

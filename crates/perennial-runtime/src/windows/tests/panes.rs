@@ -1,20 +1,23 @@
 //! Tumbling and sliding windows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use perennial_types::{DecodeError, Record};
 use proptest::prelude::*;
 
-use super::{Event, Notes, context, restored, time_of};
+use super::{Event, Notes, context, event_time, restored};
 use crate::operators::{Collector, OutputTag, SideOutputs};
-use crate::windows::{AllOf, CountOf, PaneOperator, Panes, TimeWindow, WindowContext, WindowSetup, WindowTime};
-use crate::{ByOwned, ChainEvent, Output, StateContext, TaskClock};
+use crate::windows::{
+    AllOf, CountOf, EventTimeTrigger, PaneOperator, Panes, TimeWindow, WindowContext, WindowOperator, WindowSetup,
+    Windows,
+};
+use crate::{ByOwned, ChainEvent, Output, StateContext, TaskClock, UserError};
 
-/// A window that fired: its key, the window, numbers of its records.
-type Fired = (TimeWindow, u8, Vec<u32>);
+/// A window that fired: the window, its key, numbers of its records.
+pub(super) type Fired = (TimeWindow, u8, Vec<u32>);
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     /// Keys and times.
     Records(Vec<(u8, i64)>),
     Watermark(i64),
@@ -68,24 +71,52 @@ fn operator(
     allowed_lateness: i64,
     fired: &Notes<Fired>,
     late: &Notes<Event>,
+    by_trigger: bool,
 ) -> Box<dyn Output<Event>> {
     let tag = OutputTag::new("late");
     let mut sides = SideOutputs::default();
     sides.add("late", Box::new(late.clone()));
-    let time = WindowTime::Event(Arc::new(time_of));
-    let setup = WindowSetup { of, time, allowed_lateness, late: Some(tag) };
-    let emit = |key: &u8, context: &WindowContext, records: &Vec<Event>, out: &mut Collector<'_, Fired>| {
-        out.collect((context.window, *key, records.iter().map(|event| event.2).collect()));
-        Ok(())
-    };
+    let setup = WindowSetup { allowed_lateness, late: Some(tag), ..event_time(of) };
     let selector = ByOwned::new(|event: &Event| event.0);
-    Box::new(
-        PaneOperator::new(setup, panes, selector, (AllOf::default(), emit), sides, Box::new(fired.clone())).unwrap(),
-    )
+    let next = Box::new(fired.clone());
+    if by_trigger {
+        let windows = Windows::Aligned(panes);
+        let functions = (AllOf::default(), EventTimeTrigger, emit);
+        return Box::new(WindowOperator::new(setup, windows, selector, functions, sides, next).unwrap());
+    }
+    Box::new(PaneOperator::new(setup, panes, selector, (AllOf::default(), emit), sides, next).unwrap())
+}
+
+/// Emits all that is in a window.
+#[expect(clippy::ptr_arg, reason = "it is what the operator calls")]
+pub(super) fn emit(
+    key: &u8,
+    context: &WindowContext,
+    records: &Vec<Event>,
+    out: &mut Collector<'_, Fired>,
+) -> Result<(), UserError> {
+    out.collect((context.window, *key, records.iter().map(|event| event.2).collect()));
+    Ok(())
+}
+
+/// A value of any type.
+#[derive(Clone)]
+struct Rest(Vec<u8>);
+
+impl Record for Rest {
+    const FIXED_BYTES: Option<usize> = None;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self(std::mem::take(input).to_vec()))
+    }
 }
 
 /// Windows fire in the order of their ends; within a window keys come in no order, and panes out of it.
-fn settled(mut fired: Vec<Fired>) -> Vec<Fired> {
+pub(super) fn settled(mut fired: Vec<Fired>) -> Vec<Fired> {
     fired.iter_mut().for_each(|(_, _, numbers)| numbers.sort_unstable());
     for together in fired.chunk_by_mut(|one, other| one.0 == other.0) {
         together.sort();
@@ -93,7 +124,7 @@ fn settled(mut fired: Vec<Fired>) -> Vec<Fired> {
     fired
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let records = prop::collection::vec((0u8..4, -20i64..200), 1..12);
     let step = prop_oneof![
         4 => records.prop_map(Step::Records),
@@ -104,17 +135,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    // Each restore writes a file.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     /// Whatever comes in whatever order, and wherever a snapshot is gone on from: the same windows fire at the same steps, and the
     /// same records are late.
     #[test]
     fn windows_fire_as_in_the_model(
         steps in steps(), size in 1i64..30, slide in 1i64..30, offset in -5i64..5, lateness in 0i64..40, tumbling: bool,
+        by_trigger: bool,
     ) {
         let panes = Panes::new(size, if tumbling { size } else { slide }, offset);
         let (open, late, fired) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut model = Model { panes, lateness, watermark: i64::MIN, open, late, fired };
         let (fired, late) = (Notes::default(), Notes::default());
-        let mut windows = operator(context(), panes, lateness, &fired, &late);
+        let mut windows = operator(context(), panes, lateness, &fired, &late, by_trigger);
         let mut numbers = 0..;
         for step in steps.into_iter().chain([Step::Watermark(i64::MAX)]) {
             match step {
@@ -136,14 +171,18 @@ proptest! {
                     prop_assert_eq!(settled(fired.take()), settled(model.fired.drain(..).collect()));
                 }
                 Step::Restore => {
-                    windows = restored(&mut *windows, |of| operator(of, panes, lateness, &fired, &late));
+                    windows = restored(&mut *windows, |of| operator(of, panes, lateness, &fired, &late, by_trigger));
                 }
             }
             let late: Vec<u32> = late.take().into_iter().map(|event| event.2).collect();
             prop_assert_eq!(late, std::mem::take(&mut model.late));
         }
-        let left = restored(&mut *windows, |mut of| of.take_table::<u8, (i64, Vec<Event>)>("panes").unwrap());
-        prop_assert!(left.is_empty(), "windows that are over are forgotten");
+        let mut left = 0;
+        restored(&mut *windows, |mut of| {
+            of.take_entries("panes", |_: u8, _: (i64, Vec<Event>)| left += 1).unwrap();
+            of.take_entries("windows", |_: u8, Rest(_)| left += 1).unwrap();
+        });
+        prop_assert_eq!(left, 0, "windows that are over are forgotten");
     }
 }
 
@@ -152,12 +191,11 @@ proptest! {
 fn processing_time_windows_follow_the_clock() {
     let (clock, counts) = (TaskClock::standing(1_005), Notes::<(u8, i64, u64)>::default());
     let build = |of: StateContext| {
-        let time = WindowTime::Processing(clock.clone());
         let emit = |key: &u8, context: &WindowContext, count: &u64, out: &mut Collector<'_, _>| {
             out.collect((*key, context.window.start, *count));
             Ok(())
         };
-        let setup = WindowSetup { of, time, allowed_lateness: 0, late: None };
+        let setup = WindowSetup { timestamps: None, clock: clock.clone(), ..event_time(of) };
         let next = Box::new(counts.clone());
         let selector = ByOwned::new(|event: &Event| event.0);
         PaneOperator::new(setup, Panes::new(100, 100, 0), selector, (CountOf, emit), SideOutputs::default(), next)
@@ -188,8 +226,7 @@ fn processing_time_windows_follow_the_clock() {
 #[test]
 fn an_error_of_a_window_function_ends_the_task() {
     let emit = |_: &u8, _: &WindowContext, _: &u64, _: &mut Collector<'_, u64>| Err("too many".into());
-    let time = WindowTime::Event(Arc::new(time_of));
-    let setup = WindowSetup { of: context(), time, allowed_lateness: 0, late: None };
+    let setup = event_time(context());
     let selector = ByOwned::new(|event: &Event| event.0);
     let (sides, next) = (SideOutputs::default(), Box::new(Notes::default()));
     let mut windows = PaneOperator::new(setup, Panes::new(10, 10, 0), selector, (CountOf, emit), sides, next).unwrap();
