@@ -1,5 +1,6 @@
 //! The JobMaster: the task that owns the core of one job and performs what it decides.
 
+mod crash_points;
 mod probe;
 mod view;
 mod wire;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use perennial_base::Backoff;
 use perennial_coordination::execution_graph::Placement;
-use perennial_coordination::job::{Effect, Event, Intent, Job, Timer};
+use perennial_coordination::job::{Effect, Event, Intent, IntentKind, Job, Timer};
 use perennial_meta::{ArtifactRecord, Command, ExecutionRecord, MetaStore, Outcome, WriteError};
 use perennial_rpc::taskmanager::Action;
 use perennial_types::{
@@ -132,6 +133,7 @@ impl JobMaster {
         let mut events = vec![Event::Start];
         while !self.closed {
             for event in events {
+                crash_points::before(&event);
                 let (before, checkpoints) = (self.job.status(), self.job.checkpoints().counts());
                 let effects = self.job.apply(unix_ms(), event);
                 self.log_change(before);
@@ -181,6 +183,7 @@ impl JobMaster {
                 vec![event]
             }
             Some(cleaned) = self.cleaning.join_next(), if !self.cleaning.is_empty() => {
+                crash_points::reach("discarded");
                 self.deleted.extend(cleaned.unwrap_or_default());
                 Vec::new()
             }
@@ -271,6 +274,7 @@ impl JobMaster {
                 }
             }
             Effect::WriteMetadata { checkpoint, started_ms, vertices } => {
+                crash_points::reach("all-acknowledged");
                 let (kind, at_ms) = (SnapshotKind::Checkpoint, unix_ms());
                 let metadata = CheckpointMetadata { job, checkpoint, kind, at_ms, vertices };
                 self.write_metadata(metadata, started_ms);
@@ -371,6 +375,9 @@ impl JobMaster {
                 Err(reason) => Event::NotRecorded { kind, reason },
             }
         });
+        if matches!(kind, IntentKind::CompleteCheckpoint(_)) {
+            crash_points::reach("completing");
+        }
     }
 
     /// The entry that says it, or why the log has none for it.
