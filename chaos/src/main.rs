@@ -3,6 +3,7 @@
 //! Every run starts its own processes on 127.0.0.1, prints a table of what was asked and what was seen, and ends with exit code
 //! 1 when something does not hold.
 
+mod checkpoint_steps;
 mod cycles;
 mod disk;
 mod exactly_once;
@@ -11,6 +12,7 @@ mod headless;
 mod interrupt;
 mod kills;
 mod load;
+mod many_checkpoints;
 mod many_jobs;
 mod node;
 mod partition;
@@ -73,6 +75,10 @@ enum Run {
     ExactlyOnce(exactly_once::Options),
     /// Lose executors and machines of a job with a large state: its output goes on within fractions of a second.
     Recovery(recovery::Options),
+    /// Let the leader die at each step of a checkpoint: the next one goes on from there, and a new checkpoint follows soon.
+    CheckpointSteps(checkpoint_steps::Options),
+    /// Take 10,000 checkpoints in one run: their numbers rise, and what is on the disks stays as much.
+    ManyCheckpoints(many_checkpoints::Options),
     /// Keep processors and disk busy: the leader stays, writes work.
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
@@ -95,6 +101,8 @@ fn main() -> Result<ExitCode> {
         Run::ManyJobs(options) => many_jobs::run(&binary()?, &options)?,
         Run::ExactlyOnce(options) => exactly_once::run(&binary()?, &options)?,
         Run::Recovery(options) => recovery::run(&binary()?, &options)?,
+        Run::CheckpointSteps(options) => checkpoint_steps::run(&binary()?, &options)?,
+        Run::ManyCheckpoints(options) => many_checkpoints::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
     };

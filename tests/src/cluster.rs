@@ -38,6 +38,7 @@ pub struct ClusterBuilder {
     taskmanagers: usize,
     slots: u32,
     config: BTreeMap<String, String>,
+    environment: Vec<(String, PathBuf)>,
     proxied: bool,
     application: Vec<String>,
 }
@@ -51,6 +52,7 @@ impl ClusterBuilder {
             taskmanagers: 1,
             slots: 1,
             config: BTreeMap::new(),
+            environment: Vec::new(),
             proxied: false,
             application: Vec::new(),
         }
@@ -72,6 +74,12 @@ impl ClusterBuilder {
     /// An option for every process.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A variable in the environment of every process, whose value is a path.
+    pub fn environment(mut self, name: &str, path: &Path) -> Self {
+        self.environment.push((name.to_owned(), path.to_owned()));
         self
     }
 
@@ -117,6 +125,7 @@ impl ClusterBuilder {
             rest_ports: rest_ports.to_vec(),
             slots: self.slots,
             config: self.config,
+            environment: self.environment,
             jobmanagers: (0..self.jobmanagers).map(|_| None).collect(),
             taskmanagers: (0..self.taskmanagers).map(|_| None).collect(),
             keep: false,
@@ -140,6 +149,7 @@ pub struct Cluster {
     rest_ports: Vec<u16>,
     slots: u32,
     config: BTreeMap<String, String>,
+    environment: Vec<(String, PathBuf)>,
     jobmanagers: Vec<Option<Process>>,
     taskmanagers: Vec<Option<Process>>,
     keep: bool,
@@ -203,7 +213,7 @@ impl Cluster {
         let home = self.dir.join(name);
         fs::create_dir_all(&home)?;
         let mut command = Command::new(&self.binary);
-        command.current_dir(&home).arg(role);
+        command.current_dir(&home).envs(self.environment.iter().cloned()).arg(role);
         let peers: Vec<String> = (1..=self.rpc_ports.len())
             .zip(&self.rpc_ports)
             .map(|(number, port)| {
