@@ -6,6 +6,7 @@ use anyhow::Context;
 use perennial_base::telemetry;
 use perennial_client::Client;
 use perennial_types::Configuration;
+use perennial_types::config::Origin;
 use perennial_types::config::load::Loader;
 use perennial_types::config::options;
 
@@ -56,11 +57,17 @@ pub(crate) fn log(config: &Configuration) -> Result<(), Failure> {
 
 /// Sets up the log of a command that asks a cluster.
 pub(crate) fn client_log(config: &Configuration) -> Result<(), Failure> {
-    let given = config.effective().any(|(option, _, origin)| {
-        option.key == options::LOG_LEVEL.key && *origin != perennial_types::config::Origin::Default
-    });
-    let level = if given { config.get(&options::LOG_LEVEL) } else { CLIENT_LOG_LEVEL.to_owned() };
+    let level = if is_set(config, options::LOG_LEVEL.key) {
+        config.get(&options::LOG_LEVEL)
+    } else {
+        CLIENT_LOG_LEVEL.to_owned()
+    };
     telemetry::init(&level, telemetry::LogFormat::Text).map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+/// Whether somebody has set this option.
+fn is_set(config: &Configuration, key: &str) -> bool {
+    config.effective().any(|(option, _, origin)| option.key == key && *origin != Origin::Default)
 }
 
 /// A client of the cluster that flags or configuration name. Must be called inside a tokio runtime.
@@ -68,7 +75,7 @@ pub(crate) fn client(global: &Global, config: &Configuration) -> Result<Client, 
     Ok(Client::new(&endpoints(global, config), config.get(&options::CLIENT_TIMEOUT))?)
 }
 
-/// `--endpoints`, else `client.endpoints`, else the JobManager of this machine's configuration.
+/// `--endpoints`, else `client.endpoints`, else the JobManager that `rest.address` or `jobmanager.rpc.address` names, else this machine's.
 fn endpoints(global: &Global, config: &Configuration) -> Vec<String> {
     let given: Vec<String> =
         global.endpoints.iter().map(|endpoint| endpoint.trim().to_owned()).filter(|it| !it.is_empty()).collect();
@@ -79,14 +86,17 @@ fn endpoints(global: &Global, config: &Configuration) -> Vec<String> {
     if !configured.is_empty() {
         return configured;
     }
-    let host = config.get(&options::REST_ADDRESS).unwrap_or_else(|| "127.0.0.1".to_owned());
+    let host = config.get(&options::REST_ADDRESS);
+    // As in Flink, whose configuration names one JobManager once.
+    let host = host.or_else(|| {
+        is_set(config, options::JOBMANAGER_RPC_ADDRESS.key).then(|| config.get(&options::JOBMANAGER_RPC_ADDRESS))
+    });
+    let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
     vec![format!("{host}:{}", config.get(&options::REST_PORT))]
 }
 
 #[cfg(test)]
 mod tests {
-    use perennial_types::config::Origin;
-
     use super::*;
 
     #[test]
@@ -96,6 +106,8 @@ mod tests {
         assert_eq!(endpoints(&global, &config), ["127.0.0.1:8081"]);
         let flag = |key: &str| Origin::Flag(key.to_owned());
         config.set("rest.port", "9", flag("rest.port")).unwrap();
+        config.set("jobmanager.rpc.address", "jobmanager", flag("jobmanager.rpc.address")).unwrap();
+        assert_eq!(endpoints(&global, &config), ["jobmanager:9"]);
         config.set("rest.address", "jm", flag("rest.address")).unwrap();
         assert_eq!(endpoints(&global, &config), ["jm:9"]);
         config.set("client.endpoints", "a:1,b:2", flag("client.endpoints")).unwrap();

@@ -48,6 +48,18 @@ static MEANINGLESS_HERE: &str = "
     taskmanager.slot. taskmanager.system-out. traces. user.artifacts. web. yarn. zookeeper.
 ";
 
+/// Older names of options, which stand in many users' files.
+static RENAMED: [(&str, &str); 3] = [
+    ("restart-strategy", "restart-strategy.type"),
+    ("state.checkpoints.dir", "execution.checkpointing.dir"),
+    ("state.checkpoints.num-retained", "execution.checkpointing.num-retained"),
+];
+
+/// Today's name of an option.
+pub(super) fn todays_name(key: &str) -> &str {
+    RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, today)| today)
+}
+
 /// Whether Flink has an option of this name that means nothing here.
 pub(super) fn is_meaningless_here(key: &str) -> bool {
     let mut known = MEANINGLESS_HERE.split_ascii_whitespace();
@@ -64,6 +76,15 @@ mod tests {
         for option in options::all() {
             assert!(!is_meaningless_here(option.key), "{}", option.key);
         }
+    }
+
+    #[test]
+    fn older_names_are_of_options_that_exist() {
+        for (old, today) in RENAMED {
+            assert!(options::find(old).is_none() && options::find(today).is_some(), "{old}: {today}");
+        }
+        assert_eq!(todays_name("restart-strategy"), "restart-strategy.type");
+        assert_eq!(todays_name("rest.port"), "rest.port");
     }
 
     #[test]

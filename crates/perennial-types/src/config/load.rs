@@ -186,6 +186,7 @@ impl Loader {
     }
 
     fn set(&mut self, key: &str, value: &str, origin: Origin) {
+        let key = flink::todays_name(key);
         if options::find(key).is_none() && flink::is_meaningless_here(key) {
             self.warnings.push(format!("`{key}` ({origin}) is an option of Flink that means nothing here; ignored"));
             return;

@@ -160,7 +160,7 @@ options! {
     CLIENT_TIMEOUT: Duration = "client.timeout", "60 s",
         "How long a client waits for an answer.";
     CLIENT_ENDPOINTS: Vec<String> = "client.endpoints", "",
-        "JobManagers a client tries, as host:port of their REST ports; by default rest.address and rest.port.";
+        "JobManagers a client tries, as host:port of their REST ports; by default rest.address, else jobmanager.rpc.address, and rest.port.";
 
     // --- logs
     LOG_LEVEL: String = "log.level", "info",
