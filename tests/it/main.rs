@@ -4,6 +4,7 @@ mod application;
 mod bad_input;
 mod checkpoints;
 mod demo;
+mod deploy;
 mod group;
 mod history;
 mod jobs;

@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Info(Info),
     /// Show whether the cluster is well: members, who leads, TaskManagers, jobs
     Status(Status),
+    /// Ask the JobManager of this machine whether it serves: for health checks. Exit code 0 when it knows a leader
+    Health,
     /// Show and change the members of the JobManager group
     Member {
         #[command(subcommand)]

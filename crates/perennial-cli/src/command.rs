@@ -3,6 +3,7 @@
 mod cancel;
 mod config;
 mod endpoint;
+mod health;
 mod history;
 mod info;
 mod jobmanager;
@@ -12,6 +13,7 @@ mod member;
 mod recover;
 mod run;
 mod savepoint;
+mod service;
 mod signals;
 mod snapshot;
 mod standalone_job;
@@ -52,6 +54,7 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Savepoint { command } => client(&config, savepoint::run(command, &global, &config)),
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
         Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
+        Command::Health => client(&config, health::run(&config)),
         Command::Member { command: MemberCommand::List { output } }
         | Command::Raft { command: RaftCommand::ListPeers { output } } => {
             client(&config, endpoint::members(output.format, &global, &config))

@@ -12,6 +12,7 @@ use tonic::service::RoutesBuilder;
 use tracing::info;
 
 use super::listener;
+use super::service::Service;
 use super::signals::StopSignals;
 use super::standalone_job::{self, Application};
 use crate::failure::{Exit, Failure};
@@ -23,6 +24,7 @@ const LISTENER_GRACE: Duration = Duration::from_secs(2);
 /// Runs until it is told to stop, or until the job of its application has ended.
 pub(crate) async fn run(config: &Configuration, application: Option<&Application>) -> Result<Exit, Failure> {
     let mut signals = StopSignals::listen()?;
+    let service = Service::of_this_process()?;
     // First of all, so that requests wait in the listener's queue instead of being refused while the store opens.
     let rest = listener::bind(config).await?;
     let rest_address = rest.local_addr().map_err(anyhow::Error::from)?;
@@ -59,6 +61,7 @@ pub(crate) async fn run(config: &Configuration, application: Option<&Application
         listener::advertised(config, rest_address),
         jobmanager.advertised_address()
     ))?;
+    service.ready();
     let local = format!("127.0.0.1:{}", rest_address.port());
     let job = async {
         match application {
@@ -74,6 +77,7 @@ pub(crate) async fn run(config: &Configuration, application: Option<&Application
         job = job => ("the end of the application", job.and_then(|summary| standalone_job::ended(&summary))),
     };
     info!(cause, "stopping");
+    service.stopping();
     // The JobManager first: while it hands over its leadership, this member still forwards what clients ask.
     signals.unless_again(jobmanager.shutdown()).await;
     signals.unless_again(tasks.shutdown(LISTENER_GRACE)).await;

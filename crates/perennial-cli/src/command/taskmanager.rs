@@ -5,16 +5,20 @@ use perennial_types::Configuration;
 use perennial_types::config::options;
 use tracing::info;
 
+use super::service::Service;
 use super::signals::StopSignals;
 use crate::failure::{Exit, Failure};
 use crate::output;
 
 pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
     let mut signals = StopSignals::listen()?;
+    let service = Service::of_this_process()?;
     let taskmanager = TaskManager::start(config).await.map_err(|error| {
         Failure::new(Exit::Failed, error)
             .hint("process.working-dir names the directory, taskmanager.resource-id what is below it")
     })?;
+    // It waits for a JobManager from here on.
+    service.ready();
     let mut status = taskmanager.status();
     let registered = async {
         // The sender lives as long as the TaskManager.
@@ -41,6 +45,7 @@ pub(crate) async fn run(config: &Configuration) -> Result<Exit, Failure> {
         }
     };
     info!(cause = name, "stopping");
+    service.stopping();
     signals.unless_again(taskmanager.shutdown()).await;
     match fatal {
         None => Ok(Exit::Done),
