@@ -4,6 +4,7 @@
 //! 1 when something does not hold.
 
 mod checkpoint_steps;
+mod compose;
 mod cycles;
 mod disk;
 mod exactly_once;
@@ -83,6 +84,8 @@ enum Run {
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
     Rolling(rolling::Options),
+    /// Build the image, run the compose files, kill and cut off their JobManagers: no task notices. Needs a Docker engine.
+    Compose,
 }
 
 fn main() -> Result<ExitCode> {
@@ -105,6 +108,7 @@ fn main() -> Result<ExitCode> {
         Run::ManyCheckpoints(options) => many_checkpoints::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
+        Run::Compose => compose::run(&binary()?)?,
     };
     Ok(report.finish())
 }

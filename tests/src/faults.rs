@@ -19,6 +19,16 @@ pub struct MemberView {
     pub leader: Option<usize>,
 }
 
+impl MemberView {
+    /// What the answer to `/v1/cluster/members` says.
+    pub fn read(answer: &Value) -> Result<Self> {
+        let epoch = answer.get("epoch").and_then(Value::as_u64).with_context(|| format!("no epoch in {answer}"))?;
+        // Members are numbered from 1 in the order of their names.
+        let leader = answer.get("leader").and_then(Value::as_u64);
+        Ok(Self { epoch, leader: leader.and_then(|id| usize::try_from(id).ok()?.checked_sub(1)) })
+    }
+}
+
 /// Where and since when a subtask runs. What must not change while only JobManagers have faults.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Placed {
@@ -39,11 +49,7 @@ impl Endpoint {
     pub fn member_view(&self, limit: Duration) -> Result<MemberView> {
         let (status, body) = self.request("GET", "/v1/cluster/members", limit)?;
         ensure!(status == 200, "{status}: {body}");
-        let view: Value = serde_json::from_str(&body)?;
-        let epoch = view.get("epoch").and_then(Value::as_u64).with_context(|| format!("no epoch in {body}"))?;
-        // Members are numbered from 1 in the order of their names.
-        let leader = view.get("leader").and_then(Value::as_u64).and_then(|id| usize::try_from(id).ok()?.checked_sub(1));
-        Ok(MemberView { epoch, leader })
+        MemberView::read(&serde_json::from_str(&body)?)
     }
 }
 
