@@ -25,7 +25,7 @@ static MEANINGLESS_HERE: &str = "
     jobmanager.failure-enrichers jobmanager.future-pool. jobmanager.io-pool. jobmanager.memory. jobmanager.partition.
     jobmanager.retrieve-taskmanager-hostname jobmanager.rpc.bind-port jobmanager.scheduler jobstore.cache-size
     jobstore.type kubernetes. materialized-table. metrics. minicluster. pekko. pipeline.auto-generate-uids
-    pipeline.auto-watermark-interval pipeline.cached-files pipeline.cep. pipeline.classpaths
+    pipeline.cached-files pipeline.cep. pipeline.classpaths
     pipeline.closure-cleaner-level pipeline.force-avro pipeline.force-kryo pipeline.force-kryo-avro
     pipeline.generic-types pipeline.global-job-parameters pipeline.jars pipeline.jobvertex-parallelism-overrides
     pipeline.object-reuse pipeline.operator-chaining.chain-operators-with-different-max-parallelism
