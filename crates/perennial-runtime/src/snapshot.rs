@@ -30,6 +30,8 @@ pub(crate) struct SnapshotPart {
     /// Its keyed states, by name.
     pub(crate) keyed: BTreeMap<String, EntryBuffer>,
     pub(crate) list: Vec<Vec<u8>>,
+    pub(crate) union_list: Vec<Vec<u8>>,
+    pub(crate) broadcast: Option<Vec<u8>>,
 }
 
 impl SnapshotWriter {
@@ -52,6 +54,16 @@ impl SnapshotWriter {
     /// has changed. An empty list is a state, too.
     pub fn list(&mut self, of: &StateContext, elements: Vec<Vec<u8>>) {
         self.part(of).list.extend(elements);
+    }
+
+    /// Adds state that is a list of which every subtask gets back all elements, those of the other subtasks too.
+    pub fn union_list(&mut self, of: &StateContext, elements: Vec<Vec<u8>>) {
+        self.part(of).union_list.extend(elements);
+    }
+
+    /// Adds state that all subtasks have alike: each gets back that of one of them.
+    pub fn broadcast(&mut self, of: &StateContext, state: Vec<u8>) {
+        self.part(of).broadcast = Some(state);
     }
 
     /// Adds a table under a name that the operator has for it alone. [`ChainEvent::keyed`](crate::ChainEvent::keyed) is the usual way
@@ -112,6 +124,10 @@ pub struct OperatorState {
     pub checkpoint: CheckpointId,
     /// Elements of its list state.
     pub list: Vec<Vec<u8>>,
+    /// Elements of its union list state, those of all subtasks.
+    pub union_list: Vec<Vec<u8>>,
+    /// What all subtasks have alike.
+    pub broadcast: Option<Vec<u8>>,
 }
 
 impl OperatorState {
@@ -127,7 +143,8 @@ impl OperatorState {
             let storage = perennial_state::open(directory).map_err(StateFileError::Read)?;
             files.push(StateFileReader::open(storage, name, file.bytes)?);
         }
-        Ok(Self { files, groups, checkpoint, list: of.list.clone() })
+        let (list, union_list, broadcast) = (of.list.clone(), of.union_list.clone(), of.broadcast.clone());
+        Ok(Self { files, groups, checkpoint, list, union_list, broadcast })
     }
 }
 
@@ -148,6 +165,22 @@ impl StateContext {
         match &mut self.restored {
             Restored::Fresh => None,
             Restored::From(state) => Some(std::mem::take(&mut state.list)),
+        }
+    }
+
+    /// The elements of its union list state, or none for an operator that begins with nothing.
+    pub fn take_union_list(&mut self) -> Option<Vec<Vec<u8>>> {
+        match &mut self.restored {
+            Restored::Fresh => None,
+            Restored::From(state) => Some(std::mem::take(&mut state.union_list)),
+        }
+    }
+
+    /// What all subtasks have alike, if the checkpoint has it.
+    pub fn take_broadcast(&mut self) -> Option<Vec<u8>> {
+        match &mut self.restored {
+            Restored::Fresh => None,
+            Restored::From(state) => state.broadcast.take(),
         }
     }
 

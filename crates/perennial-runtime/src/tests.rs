@@ -240,6 +240,8 @@ fn restore_of(snapshot: &TaskSnapshot, directory: &str) -> TaskRestore {
         operator: one.operator,
         keyed: one.keyed.iter().map(|file| (format!("{directory}/{}", file.name), file.clone())).collect(),
         list: one.list.clone(),
+        union_list: one.union_list.clone(),
+        broadcast: one.broadcast.clone(),
     });
     TaskRestore { checkpoint: CheckpointId(1), operators: operators.collect(), finished: false }
 }
@@ -397,7 +399,13 @@ fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
     operator.finish().unwrap();
     assert_eq!(said(), ["commit 3 of 5", "commit 1 of 0"]);
 
-    let restore = OperatorRestore { operator: OperatorId::of_uid("sink"), keyed: Vec::new(), list };
+    let restore = OperatorRestore {
+        operator: OperatorId::of_uid("sink"),
+        keyed: Vec::new(),
+        list,
+        union_list: Vec::new(),
+        broadcast: None,
+    };
     let groups = perennial_types::KeyGroupRange { first: 0, last: 127 };
     let state = crate::snapshot::OperatorState::open(&restore, CheckpointId(5), groups).unwrap();
     let of = StateContext { restored: crate::Restored::From(state), ..fresh() };

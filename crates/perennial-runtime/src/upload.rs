@@ -112,14 +112,15 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
     let key_groups = KeyGroupRange::of_subtask(of.attempt.subtask, of.max_parallelism, of.parallelism);
     let (mut operators, mut keyed) = (Vec::new(), Vec::new());
     for (operator, part) in writer.parts {
-        let SnapshotPart { uid, version, keyed: states, list } = part;
-        operators.push((operator, list, !states.is_empty()));
+        let SnapshotPart { uid, version, keyed: states, list, union_list, broadcast } = part;
+        operators.push((operator, [list, union_list], broadcast, !states.is_empty()));
         keyed.extend(states.into_iter().map(|(name, entries)| {
             let uid = uid.clone();
             KeyedState { operator, uid, name, version, entries }
         }));
     }
-    let mut bytes: u64 = operators.iter().flat_map(|(_, list, _)| list).map(|element| element.len() as u64).sum();
+    let elements = operators.iter().flat_map(|(_, lists, broadcast, _)| lists.iter().flatten().chain(broadcast));
+    let mut bytes: u64 = elements.map(|element| element.len() as u64).sum();
     let mut file = None;
     if !keyed.is_empty() {
         let ExecutionAttemptId { vertex, subtask, attempt } = of.attempt;
@@ -137,10 +138,9 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
         bytes += written.bytes;
         file = Some(StateFile { name, bytes: written.bytes, crc: written.crc, key_groups: Some(key_groups) });
     }
-    let operators = operators.into_iter().map(|(operator, list, is_keyed)| OperatorSnapshot {
-        operator,
-        keyed: file.clone().filter(|_| is_keyed),
-        list,
+    let operators = operators.into_iter().map(|(operator, [list, union_list], broadcast, is_keyed)| {
+        let keyed = file.clone().filter(|_| is_keyed);
+        OperatorSnapshot { operator, keyed, list, union_list, broadcast }
     });
     Ok(TaskSnapshot {
         operators: operators.collect(),

@@ -164,6 +164,8 @@ mod tests {
             operator: OperatorId::of_uid(name),
             keyed: Some(StateFile { name: (*name).to_owned(), bytes: *bytes, crc: 0, key_groups: None }),
             list: Vec::new(),
+            union_list: Vec::new(),
+            broadcast: None,
         });
         let subtask = TaskSnapshot { operators: operators.collect(), ..TaskSnapshot::default() };
         let (vertex, name) = (VertexId::from_bytes([1; 16]), "count".to_owned());

@@ -101,6 +101,12 @@ pub struct OperatorSnapshot {
     pub keyed: Option<StateFile>,
     /// Elements that a later run of another parallelism may spread over its subtasks: splits with their positions, transactions.
     pub list: Vec<Vec<u8>>,
+    /// Elements of which every subtask of a later run gets those of all.
+    #[serde(default)]
+    pub union_list: Vec<Vec<u8>>,
+    /// What all subtasks have alike: each of a later run gets that of one.
+    #[serde(default)]
+    pub broadcast: Option<Vec<u8>>,
 }
 
 /// State of one subtask, and what it took to write.
@@ -140,6 +146,12 @@ pub struct OperatorRestore {
     pub keyed: Vec<(String, StateFile)>,
     /// Its share of the elements.
     pub list: Vec<Vec<u8>>,
+    /// Elements of all subtasks that each is to have.
+    #[serde(default)]
+    pub union_list: Vec<Vec<u8>>,
+    /// What all subtasks have alike.
+    #[serde(default)]
+    pub broadcast: Option<Vec<u8>>,
 }
 
 /// A whole checkpoint.

@@ -44,8 +44,9 @@ pub use error::JobError;
 pub use event_time::WatermarkStrategy;
 pub use perennial_derive::{Key, Record};
 pub use perennial_runtime::operators::{
-    CoProcessFunction, Collector, KeyContext, KeyState, KeyedCoProcessFunction, KeyedProcessFunction, OutputTag,
-    Prepared, Reopened, Sink, StateTtlConfig, TwoPhaseSink, UpdateType,
+    BroadcastProcessFunction, CoProcessFunction, Collector, FunctionInitializationContext, FunctionSnapshotContext,
+    KeyContext, KeyState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction, KeyedProcessFunction, OutputTag,
+    Prepared, ProcessFunction, Reopened, Sink, StateTtlConfig, TwoPhaseSink, UpdateType,
 };
 pub use perennial_runtime::windows::{AggregateFunction, JoinContext, Side, Sided, TimeWindow, WindowContext};
 pub use perennial_runtime::{
@@ -56,11 +57,11 @@ pub use registry::JobRegistry;
 pub use roles::local::JobResult;
 pub use sink::Collected;
 pub use source::Generated;
-pub use state::{ListState, MapState, ValueState};
+pub use state::{AggregatingState, ListState, MapState, ReducingState, ValueState};
 pub use stream::{
-    AllWindowedStream, ConnectedStreams, DataStream, DataStreamSink, InGroups, InPairs, IntervalJoined, JoinedByKey,
-    JoinedStreams, JoinedWhere, JoinedWindows, KeyedConnectedStreams, KeyedStream, Number, SideSelector,
-    WindowedStream,
+    AllWindowedStream, BroadcastConnectedStream, ConnectedStreams, DataStream, DataStreamSink, InGroups, InPairs,
+    IntervalJoined, JoinedByKey, JoinedStreams, JoinedWhere, JoinedWindows, KeyedBroadcastConnectedStream,
+    KeyedConnectedStreams, KeyedStream, Number, SideSelector, WindowedStream,
 };
 
 #[cfg(doctest)]
@@ -95,11 +96,13 @@ pub mod prelude {
         TumblingEventTimeWindows, TumblingProcessingTimeWindows,
     };
     pub use crate::{
-        AggregateFunction, AllWindowedStream, Args, CoProcessFunction, Collector, DataStream, DataStreamSink, JobError,
-        JobRegistry, JoinContext, Key, KeyContext, KeySelector, KeyState, KeyedCoProcessFunction, KeyedProcessFunction,
-        KeyedStream, ListState, MapState, OutputTag, Record, Sink, SourceReader, SourceStatus, StateTtlConfig,
-        StreamExecutionEnvironment, TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState,
-        WatermarkStrategy, WindowContext, WindowedStream,
+        AggregateFunction, AggregatingState, AllWindowedStream, Args, BroadcastProcessFunction, CoProcessFunction,
+        Collector, DataStream, DataStreamSink, FunctionInitializationContext, FunctionSnapshotContext, JobError,
+        JobRegistry, JoinContext, Key, KeyContext, KeySelector, KeyState, KeyedBroadcastProcessFunction,
+        KeyedCoProcessFunction, KeyedProcessFunction, KeyedStream, ListState, MapState, OutputTag, ProcessFunction,
+        Record, ReducingState, Sink, SourceReader, SourceStatus, StateTtlConfig, StreamExecutionEnvironment,
+        TaskContext, TimeDomain, TimeWindow, Timer, UserError, ValueState, WatermarkStrategy, WindowContext,
+        WindowedStream,
     };
 }
 

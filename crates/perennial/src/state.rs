@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use perennial_runtime::windows::AggregateFunction;
 use perennial_types::{DecodeError, Record};
 
 /// One value, or none. Flink's `ValueState`.
@@ -83,6 +84,77 @@ impl<T> ListState<T> {
     /// Removes all values.
     pub fn clear(&mut self) {
         self.0 = Vec::new();
+    }
+}
+
+/// All values added, combined into one. Flink's `ReducingState`.
+///
+/// The function is code and not state: it is given with each value, and has to be the same one always.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReducingState<T>(Option<T>);
+
+impl<T> Default for ReducingState<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> ReducingState<T> {
+    /// Combines a value with what there is; the first one is taken as it is.
+    pub fn add(&mut self, value: T, reduce: impl FnOnce(T, T) -> T) {
+        self.0 = Some(match self.0.take() {
+            Some(so_far) => reduce(so_far, value),
+            None => value,
+        });
+    }
+
+    /// What the values came to.
+    pub fn get(&self) -> Option<&T> {
+        self.0.as_ref()
+    }
+
+    /// Removes it.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// All values added, in the accumulator `A` of an [`AggregateFunction`]. Flink's `AggregatingState`.
+///
+/// The function is code and not state: it is given with each value, and has to be the same one always.
+///
+/// ```
+/// # use perennial::prelude::*;
+/// # use perennial::state::AggregatingState;
+/// # fn add(mean: &impl AggregateFunction<f64, Accumulator = (f64, u64), Output = f64>) {
+/// let mut temperatures = AggregatingState::default();
+/// temperatures.add(mean, 20.5);
+/// let so_far: Option<f64> = temperatures.get(mean);
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregatingState<A>(Option<A>);
+
+impl<A> Default for AggregatingState<A> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<A: Record> AggregatingState<A> {
+    /// Takes a value in.
+    pub fn add<T>(&mut self, function: &impl AggregateFunction<T, Accumulator = A>, value: T) {
+        function.add(self.0.get_or_insert_with(|| function.create_accumulator()), value);
+    }
+
+    /// What the values came to; none when there are none.
+    pub fn get<T, F: AggregateFunction<T, Accumulator = A>>(&self, function: &F) -> Option<F::Output> {
+        self.0.as_ref().map(|accumulator| function.get_result(accumulator))
+    }
+
+    /// Removes it.
+    pub fn clear(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -174,11 +246,59 @@ macro_rules! stored_as_content {
         }
     )* };
 }
-stored_as_content!(ValueState<T: Record>, ListState<T: Record>, MapState<K: Ord, V: Record>);
+stored_as_content!(
+    ValueState<T: Record>,
+    ListState<T: Record>,
+    ReducingState<T: Record>,
+    AggregatingState<A: Record>,
+    MapState<K: Ord, V: Record>
+);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Clone)]
+    struct Mean;
+
+    impl AggregateFunction<u64> for Mean {
+        type Accumulator = (u64, u64);
+        type Output = u64;
+
+        fn create_accumulator(&self) -> (u64, u64) {
+            (0, 0)
+        }
+
+        fn add(&self, (sum, count): &mut (u64, u64), value: u64) {
+            *sum += value;
+            *count += 1;
+        }
+
+        fn get_result(&self, (sum, count): &(u64, u64)) -> u64 {
+            sum / count
+        }
+
+        fn merge(&self, accumulator: &mut (u64, u64), other: &(u64, u64)) {
+            *accumulator = (accumulator.0 + other.0, accumulator.1 + other.1);
+        }
+    }
+
+    #[test]
+    fn values_are_combined_as_they_come_and_the_result_is_what_is_stored() {
+        let (mut most, mut mean) = (ReducingState::default(), AggregatingState::default());
+        assert_eq!((most.get(), mean.get(&Mean)), (None, None));
+        for value in [3, 9, 6] {
+            most.add(value, u64::max);
+            mean.add(&Mean, value);
+        }
+        let mut bytes = Vec::new();
+        (most.clone(), mean.clone()).encode(&mut bytes);
+        let back: (ReducingState<u64>, AggregatingState<(u64, u64)>) = Record::decode(&mut bytes.as_slice()).unwrap();
+        assert_eq!((back.0.get(), back.1.get(&Mean)), (Some(&9), Some(6)));
+        most.clear();
+        mean.clear();
+        assert_eq!((most.get(), mean.get(&Mean)), (None, None));
+    }
 
     #[test]
     fn states_round_trip_as_their_content() {

@@ -195,6 +195,8 @@ pub fn assign(
             operator: operator.id,
             keyed: keyed(taken, operator.id, vertex, attempt.subtask, location),
             list: list(taken, operator.id, vertex.parallelism, attempt.subtask),
+            union_list: union_list(taken, operator.id),
+            broadcast: broadcast(taken, operator.id, attempt.subtask),
         })
     });
     Ok(TaskRestore {
@@ -227,6 +229,18 @@ fn list(taken: &VertexSnapshot, operator: OperatorId, parallelism: u32, subtask:
     }
     let all = snapshots(taken, operator).flat_map(|(_, snapshot)| &snapshot.list);
     all.skip(subtask as usize).step_by(parallelism as usize).cloned().collect()
+}
+
+/// The elements of all subtasks.
+fn union_list(taken: &VertexSnapshot, operator: OperatorId) -> Vec<Vec<u8>> {
+    snapshots(taken, operator).flat_map(|(_, snapshot)| &snapshot.union_list).cloned().collect()
+}
+
+/// What all subtasks had alike, from the subtask of the same number if it had it, else from any.
+fn broadcast(taken: &VertexSnapshot, operator: OperatorId, subtask: u32) -> Option<Vec<u8>> {
+    let having = || snapshots(taken, operator).filter_map(|(at, snapshot)| Some((at, snapshot.broadcast.as_ref()?)));
+    let own = having().find(|(at, _)| *at == subtask as usize);
+    own.or_else(|| having().next()).map(|(_, broadcast)| broadcast.clone())
 }
 
 /// Whether the input of a subtask had ended: its own, or that of all subtasks when there were more or fewer.
@@ -290,6 +304,9 @@ mod tests {
                             key_groups: Some(groups),
                         }),
                         list: (0..2).map(|element| vec![subtask as u8, element]).collect(),
+                        union_list: vec![vec![subtask as u8, 9]],
+                        // The first subtask has ended, say.
+                        broadcast: (subtask > 0).then(|| vec![subtask as u8]),
                     });
                     TaskSnapshot { operators: operators.collect(), bytes: 10, ..TaskSnapshot::default() }
                 })
@@ -327,8 +344,23 @@ mod tests {
         let attempt = ExecutionAttemptId { vertex: graph.vertices[0].id, subtask: 1, attempt: 0 };
         let finished = assign(&stored, &graph, attempt).unwrap();
         assert!(finished.finished);
-        let empty = OperatorRestore { operator: operator("count").id, keyed: Vec::new(), list: Vec::new() };
-        assert_eq!(finished.operators, [empty], "a known operator never starts anew");
+        let [of_count] = finished.operators.as_slice() else { panic!("a known operator never starts anew") };
+        assert!(of_count.operator == operator("count").id && of_count.keyed.is_empty() && of_count.list.is_empty());
+    }
+
+    #[test]
+    fn every_subtask_gets_the_union_of_all_and_a_copy_of_what_all_have_alike() {
+        let two = job(&[(2, &["count"])]);
+        let stored = taken(&two, &[], &[]);
+        for parallelism in 1..=3 {
+            let graph = job(&[(parallelism, &["count"])]);
+            for subtask in 0..parallelism {
+                let attempt = ExecutionAttemptId { vertex: graph.vertices[0].id, subtask, attempt: 0 };
+                let restore = assign(&stored, &graph, attempt).unwrap().operators.remove(0);
+                assert_eq!(restore.union_list, [[0, 9], [1, 9]], "{subtask} of {parallelism}");
+                assert_eq!(restore.broadcast, Some(vec![1]), "{subtask} of {parallelism}");
+            }
+        }
     }
 
     #[test]

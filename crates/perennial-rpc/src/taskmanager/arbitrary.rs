@@ -72,7 +72,11 @@ fn operator() -> impl Strategy<Value = OperatorId> {
 }
 
 fn list() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    vec(vec(any::<u8>(), FEW), FEW)
+    vec(bytes(), FEW)
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), FEW)
 }
 
 fn state_file() -> impl Strategy<Value = StateFile> {
@@ -86,8 +90,15 @@ fn state_file() -> impl Strategy<Value = StateFile> {
 }
 
 pub(crate) fn checkpoint() -> impl Strategy<Value = CheckpointReport> {
-    let operator = (operator(), option::of(state_file()), list())
-        .prop_map(|(operator, keyed, list)| OperatorSnapshot { operator, keyed, list });
+    let operator = (operator(), option::of(state_file()), list(), list(), option::of(bytes())).prop_map(
+        |(operator, keyed, list, union_list, broadcast)| OperatorSnapshot {
+            operator,
+            keyed,
+            list,
+            union_list,
+            broadcast,
+        },
+    );
     let acked = (vec(operator, FEW), any::<bool>(), any::<[u64; 4]>()).prop_map(
         |(operators, finished, [bytes, sync_us, async_ms, align_us])| TaskSnapshot {
             operators,
@@ -131,8 +142,15 @@ pub(crate) fn notify() -> impl Strategy<Value = NotifyCheckpoint> {
 }
 
 fn restore() -> impl Strategy<Value = TaskRestore> {
-    let operator = (operator(), vec((address(), state_file()), FEW), list())
-        .prop_map(|(operator, keyed, list)| OperatorRestore { operator, keyed, list });
+    let operator = (operator(), vec((address(), state_file()), FEW), list(), list(), option::of(bytes())).prop_map(
+        |(operator, keyed, list, union_list, broadcast)| OperatorRestore {
+            operator,
+            keyed,
+            list,
+            union_list,
+            broadcast,
+        },
+    );
     (checkpoint_id(), vec(operator, FEW), any::<bool>()).prop_map(|(checkpoint, operators, finished)| TaskRestore {
         checkpoint,
         operators,

@@ -79,6 +79,21 @@ impl<K: Key, S: Record + Default, U> KeyedCore<K, S, U> {
         if results.len() >= FLUSH_RECORDS { next.push(results) } else { Ok(()) }
     }
 
+    /// Whose state it is.
+    pub(super) fn of(&self) -> &StateContext {
+        &self.of
+    }
+
+    /// Calls a function that is about no key.
+    pub(super) fn collect(
+        &mut self,
+        call: impl FnOnce(&mut Collector<'_, U>) -> Result<(), UserError>,
+    ) -> Result<(), TaskError> {
+        let Self { of, results, sides, next, .. } = self;
+        call(&mut Collector::new(results, sides)).map_err(|error| TaskError::user(&of.name, error))?;
+        if results.len() >= FLUSH_RECORDS { next.push(results) } else { Ok(()) }
+    }
+
     /// Fires what is due, in order; that may register more which is.
     fn fire(
         &mut self,

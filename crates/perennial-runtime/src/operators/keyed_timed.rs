@@ -89,7 +89,7 @@ impl<T, Sel> KeyedInput<T, Sel> {
 
     /// Calls a function with each record of a batch, the key selector and the timestamp.
     #[inline(always)]
-    fn each(
+    pub(super) fn each(
         &mut self,
         batch: &mut Vec<T>,
         mut call: impl FnMut(T, &Sel, Option<i64>) -> Result<(), TaskError>,

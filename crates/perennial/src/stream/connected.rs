@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use perennial_runtime::operators::{
-    CoProcess, CoProcessFunction, Collector, KeyedCoProcess, KeyedCoProcessFunction, KeyedInput, StateTtlConfig,
+    CoProcess, CoProcessFunction, Collector, KeyedCoProcess, KeyedCoProcessFunction, KeyedInput,
 };
 use perennial_runtime::{KeySelector, TaskError, TwoInputHead, TwoInputs, UserError};
 use perennial_types::Record;
@@ -133,18 +133,18 @@ where
 pub struct KeyedConnectedStreams<A, SelA, B, SelB> {
     first: KeyedStream<A, SelA>,
     second: KeyedStream<B, SelB>,
-    ttl: Option<StateTtlConfig>,
     records: PhantomData<fn() -> (A, B)>,
 }
 
 impl<A: Record, SelA: KeySelector<A> + Clone + Sync> KeyedStream<A, SelA> {
-    /// Puts this stream beside another one with keys of the same type, for an operator that reads both.
+    /// Puts this stream beside another one with keys of the same type, for an operator that reads both. How long state lives is
+    /// what was said of this one.
     pub fn connect<B, SelB>(&self, other: &KeyedStream<B, SelB>) -> KeyedConnectedStreams<A, SelA, B, SelB>
     where
         B: Record,
         SelB: KeySelector<B, Key = SelA::Key> + Clone + Sync,
     {
-        KeyedConnectedStreams { first: self.clone(), second: other.clone(), ttl: None, records: PhantomData }
+        KeyedConnectedStreams { first: self.clone(), second: other.clone(), records: PhantomData }
     }
 }
 
@@ -155,11 +155,6 @@ where
     B: Record,
     SelB: KeySelector<B, Key = SelA::Key> + Clone + Sync,
 {
-    /// Makes the state of the process function that follows be forgotten when it has not been used for some time.
-    pub fn with_state_ttl(self, config: StateTtlConfig) -> Self {
-        Self { ttl: Some(config), ..self }
-    }
-
     /// Does anything with the records of both streams, the state of their key, which both share, and its timers.
     ///
     /// ```
@@ -203,7 +198,7 @@ where
         F: KeyedCoProcessFunction<SelA::Key, A, B, S, U> + Clone + Sync + 'static,
     {
         let (first, second) = (self.first.clone_parts(), self.second.clone_parts());
-        let (streams, ttl) = ((self.first.stream(), self.second.stream()), self.ttl);
+        let (streams, ttl) = ((self.first.stream(), self.second.stream()), self.first.ttl());
         two_inputs(streams, "Keyed Co-Process", move |context, outputs| {
             let (of, clock, (next, sides)) = (context.state()?, context.builder.clock(), outputs.split()?);
             let inputs = (

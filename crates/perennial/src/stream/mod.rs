@@ -1,5 +1,6 @@
 //! Streams: what the user chains calls on.
 
+mod broadcast;
 mod connected;
 mod data_stream;
 mod event_time;
@@ -11,6 +12,7 @@ mod settings;
 mod sink;
 mod windowed_stream;
 
+pub use broadcast::{BroadcastConnectedStream, KeyedBroadcastConnectedStream};
 pub use connected::{ConnectedStreams, KeyedConnectedStreams};
 pub use data_stream::DataStream;
 pub use join::{

@@ -154,6 +154,8 @@ impl From<OperatorSnapshot> for pb::OperatorSnapshot {
             operator: raw(snapshot.operator.as_bytes()),
             keyed: snapshot.keyed.map(Into::into),
             list: all(snapshot.list),
+            union_list: all(snapshot.union_list),
+            broadcast: snapshot.broadcast.map(Into::into),
         }
     }
 }
@@ -166,6 +168,8 @@ impl TryFrom<pb::OperatorSnapshot> for OperatorSnapshot {
             operator: id(&snapshot.operator, "snapshot.operator")?,
             keyed: snapshot.keyed.map(TryInto::try_into).transpose()?,
             list: elements(snapshot.list),
+            union_list: elements(snapshot.union_list),
+            broadcast: snapshot.broadcast.map(Into::into),
         })
     }
 }
@@ -226,6 +230,8 @@ impl From<OperatorRestore> for pb::OperatorRestore {
             operator: raw(restore.operator.as_bytes()),
             keyed: restore.keyed.into_iter().map(located).collect(),
             list: all(restore.list),
+            union_list: all(restore.union_list),
+            broadcast: restore.broadcast.map(Into::into),
         }
     }
 }
@@ -242,6 +248,8 @@ impl TryFrom<pb::OperatorRestore> for OperatorRestore {
             operator: id(&restore.operator, "restore.operator")?,
             keyed: restore.keyed.into_iter().map(located).collect::<Result<_, _>>()?,
             list: elements(restore.list),
+            union_list: elements(restore.union_list),
+            broadcast: restore.broadcast.map(Into::into),
         })
     }
 }

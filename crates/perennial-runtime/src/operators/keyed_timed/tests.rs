@@ -129,6 +129,8 @@ fn checkpoint(operator: &mut Operator, directory: &str) -> OperatorRestore {
         operator: operator.operator,
         keyed: operator.keyed.into_iter().map(|file| (format!("{directory}/{}", file.name), file)).collect(),
         list: operator.list,
+        union_list: operator.union_list,
+        broadcast: operator.broadcast,
     }
 }
 

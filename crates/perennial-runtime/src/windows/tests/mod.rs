@@ -79,7 +79,13 @@ fn restored<T, R>(operator: &mut dyn Output<T>, next: impl FnOnce(StateContext) 
     let snapshot = upload(taken, location).unwrap();
     let [operator] = snapshot.operators.as_slice() else { panic!("{} operators", snapshot.operators.len()) };
     let keyed = operator.keyed.iter().map(|file| (format!("{location}/{}", file.name), file.clone())).collect();
-    let restore = OperatorRestore { operator: operator.operator, keyed, list: operator.list.clone() };
+    let restore = OperatorRestore {
+        operator: operator.operator,
+        keyed,
+        list: operator.list.clone(),
+        union_list: Vec::new(),
+        broadcast: None,
+    };
     let groups = KeyGroupRange { first: 0, last: 127 };
     let restored = Restored::From(OperatorState::open(&restore, CheckpointId(1), groups).unwrap());
     next(StateContext { restored, ..context() })
