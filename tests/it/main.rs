@@ -5,6 +5,7 @@ mod bad_input;
 mod checkpoints;
 mod demo;
 mod deploy;
+mod golden;
 mod group;
 mod history;
 mod jobs;

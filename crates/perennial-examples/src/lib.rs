@@ -2,6 +2,8 @@
 //!
 //! Start with [`wordcount`].
 
+pub mod broadcast_rules;
+pub mod event_timers;
 pub mod exactly_once;
 pub mod failing;
 pub mod gap_probe;
@@ -23,6 +25,8 @@ pub fn registry() -> JobRegistry {
         .job("keyed_count", keyed_count::build)
         .job("exactly_once", exactly_once::build)
         .job("running_sums", running_sums::build)
+        .job("event_timers", event_timers::build)
+        .job("broadcast_rules", broadcast_rules::build)
         .job("passthrough", passthrough::build)
         .job("slow_sink", slow_sink::build)
         .job("stubborn", stubborn::build)

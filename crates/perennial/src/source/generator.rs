@@ -96,7 +96,7 @@ struct Split {
 
 struct Generator<F> {
     function: F,
-    /// What this subtask still makes, the first of them now.
+    /// What this subtask still makes, the first of them now. There are several after a change of the parallelism.
     splits: VecDeque<Split>,
     pace: Option<Pace>,
 }
@@ -130,6 +130,9 @@ impl<T, F: FnMut(u64) -> T + Send> SourceReader<T> for Generator<F> {
         let split_is_over = split.left == 0;
         if split_is_over {
             self.splits.pop_front();
+        } else {
+            // In turn, so that none falls behind: of an endless split nobody sees the end.
+            self.splits.rotate_left(1);
         }
         if let Some(pace) = &mut self.pace {
             pace.made += count;
@@ -222,6 +225,13 @@ mod tests {
         assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::More);
         assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::Finished);
         assert_eq!(out, [7, 10, 13, 2]);
+        // Several splits take turns.
+        other.restore(vec![encoded(&(0u64, 3u64, 4u64)), encoded(&(100u64, 3u64, 4u64))]).unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            assert_eq!(other.poll(&mut turns, 2).unwrap(), SourceStatus::More);
+        }
+        assert_eq!(turns, [0, 3, 100, 103, 6, 9]);
         // Nothing left is not everything again.
         other.restore(Vec::new()).unwrap();
         assert_eq!(other.poll(&mut out, 100).unwrap(), SourceStatus::Finished);
