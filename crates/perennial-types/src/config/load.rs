@@ -2,6 +2,7 @@
 //!
 //! Pure: the caller reads the file and the environment. All that is wrong is found in one go and listed together.
 
+mod expand;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -109,11 +110,11 @@ impl Loader {
 
     /// Takes the options of a file: YAML with flat keys, nested ones, or both. `path` names it in errors.
     pub fn file(&mut self, path: &str, text: &str) {
-        self.properties(text, |line| Origin::File { path: path.to_owned(), line });
+        self.properties(text, |line| Origin::File { path: path.to_owned(), line }, |value| value);
     }
 
     /// Takes the options among these environment variables, the general ones first: Flink's single variables, then
-    /// `FLINK_PROPERTIES`, then `PERENNIAL__…`.
+    /// `FLINK_PROPERTIES`, whose values may name others as `${NAME}`, then `PERENNIAL__…`.
     pub fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
         let variables: BTreeMap<String, String> = variables.into_iter().collect();
         for (variable, key) in IMAGE_VARIABLES {
@@ -122,7 +123,8 @@ impl Loader {
             }
         }
         if let Some(text) = variables.get(PROPERTIES_VARIABLE) {
-            self.properties(text, |line| Origin::Environment { variable: PROPERTIES_VARIABLE.to_owned(), line });
+            let origin = |line| Origin::Environment { variable: PROPERTIES_VARIABLE.to_owned(), line };
+            self.properties(text, origin, |value| expand::expanded(&value, &variables));
         }
         for (variable, value) in &variables {
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
@@ -159,7 +161,7 @@ impl Loader {
         }
     }
 
-    fn properties(&mut self, text: &str, origin: impl Fn(u32) -> Origin) {
+    fn properties(&mut self, text: &str, origin: impl Fn(u32) -> Origin, expand: impl Fn(String) -> String) {
         let entries = match yaml::entries(text) {
             Ok(entries) => entries,
             Err(yaml::YamlError::Invalid { line, problem }) => {
@@ -179,7 +181,7 @@ impl Loader {
             }
             match value {
                 yaml::Value::Unset => {}
-                yaml::Value::Text(text) => self.set(&key, &text, origin(line)),
+                yaml::Value::Text(text) => self.set(&key, &expand(text), origin(line)),
                 yaml::Value::Nested => self.errors.push(LoadError::NestedList { key, origin: origin(line) }),
             }
         }

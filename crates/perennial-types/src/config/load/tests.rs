@@ -141,6 +141,8 @@ fn flink_properties_keep_inner_spaces_and_name_the_line() {
     assert_eq!(config.get(&options::HEARTBEAT_INTERVAL), Duration::from_secs(3));
     assert_eq!(config.get(&options::PIPELINE_NAME).unwrap(), "my  job");
     assert_eq!(config.get(&options::JOBMANAGER_RPC_ADDRESS), "jm");
+    let named = [("FLINK_PROPERTIES", "rest.address: ${POD}-$ZONE"), ("POD", "jm-2"), ("ZONE", "a")];
+    assert_eq!(from_environment(&named).unwrap().config.get(&options::REST_ADDRESS).unwrap(), "jm-2-a");
     refused(
         from_environment(&[("FLINK_PROPERTIES", "\nrest.port: 1\nrest.prot: 1\n")]),
         "unknown key `rest.prot` (environment FLINK_PROPERTIES, line 3); did you mean `rest.port`?",
