@@ -8,12 +8,14 @@ pub mod exactly_once;
 pub mod failing;
 pub mod gap_probe;
 pub mod idle;
+pub mod join;
 pub mod keyed_count;
 pub mod passthrough;
 pub mod running_sums;
 pub mod slow_sink;
 pub mod stubborn;
 pub mod trivial;
+pub mod window_count;
 pub mod wordcount;
 
 use perennial::JobRegistry;
@@ -27,6 +29,8 @@ pub fn registry() -> JobRegistry {
         .job("running_sums", running_sums::build)
         .job("event_timers", event_timers::build)
         .job("broadcast_rules", broadcast_rules::build)
+        .job("window_count", window_count::build)
+        .job("join", join::build)
         .job("passthrough", passthrough::build)
         .job("slow_sink", slow_sink::build)
         .job("stubborn", stubborn::build)
