@@ -281,11 +281,13 @@ fn global_windows_fire_by_their_trigger() {
     let hundred = PurgingTrigger::of(CountTrigger::of(100));
     let windows = stream(&env).map(|reading| reading).key_by(|reading| reading.0).window(GlobalWindows::create());
     let counts = windows.clone().trigger(hundred.clone()).count().collect();
+    let by_count = stream(&env).key_by(|reading| reading.0).count_window(100).count().collect();
     let never = windows.count().collect();
     let all = stream(&env).window_all(GlobalWindows::create()).trigger(hundred).count().collect();
     env.execute("global").unwrap();
     // 5000 records over 7 keys: 715 of the first two, 714 of the others.
     assert_eq!(sorted(counts.take()), (0..7).flat_map(|key| [(key, 100); 7]).collect::<Vec<_>>());
+    assert_eq!(sorted(by_count.take()), (0..7).flat_map(|key| [(key, 100); 7]).collect::<Vec<_>>());
     assert_eq!(all.take(), [100; 50]);
     assert!(never.take().is_empty());
 }

@@ -97,11 +97,17 @@ impl Panes {
 
     /// The windows a time is in, those that end first first. None when windows have gaps between them.
     pub(crate) fn windows(&self, time: i64) -> impl Iterator<Item = TimeWindow> + use<> {
-        let (size, slide, time_wide) = (i128::from(self.size), i128::from(self.slide), i128::from(time));
+        self.windows_after(time, i64::MIN)
+    }
+
+    /// Those of the windows a time is in whose last millisecond is after `after`, or is where all time ends. Finding the first costs
+    /// the same however many there are.
+    pub(crate) fn windows_after(&self, time: i64, after: i64) -> impl Iterator<Item = TimeWindow> + use<> {
+        let (size, slide) = (i128::from(self.size), i128::from(self.slide));
         let latest = self.begin(time, self.slide);
-        // Those that begin after `time - size`.
-        let before = (latest - (time_wide - size) - 1).div_euclid(slide);
-        let earliest = latest - before * slide;
+        // The first to begin after `from` ends after `from + size`.
+        let from = (i128::from(time) - size).max(i128::from(after) - size + 1);
+        let earliest = latest - (latest - from - 1).div_euclid(slide) * slide;
         iter::successors(Some(earliest), move |start| Some(start + slide))
             .take_while(move |start| *start <= latest)
             .map(move |start| TimeWindow { start: clamp(start), end: clamp(start + size) })
@@ -150,10 +156,13 @@ mod tests {
         #[test]
         fn windows_are_those_that_contain_the_time(
             size in 1i64..50, slide in 1i64..50, offset in -60i64..60, time in -500i64..500,
+            after_time in -600i64..600,
         ) {
             let panes = Panes::new(size, slide, offset);
             let windows: Vec<_> = panes.windows(time).collect();
             prop_assert_eq!(&windows, &by_definition(size, slide, offset, time));
+            let after: Vec<_> = panes.windows_after(time, after_time).collect();
+            prop_assert_eq!(after, windows.iter().filter(|w| w.max_timestamp() > after_time).copied().collect::<Vec<_>>());
             if let Some(last) = windows.last() {
                 prop_assert_eq!(panes.last_of_windows(time), last.max_timestamp());
             }

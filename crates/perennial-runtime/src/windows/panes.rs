@@ -131,9 +131,9 @@ where
             open(panes, spare, pane).entry(&record, selector, |_| aggregate.create_accumulator());
         aggregate.add(accumulator, record);
         let key = key.clone();
-        let fired = windows.windows(pane.start).take_while(|window| window.max_timestamp() <= *progress);
-        let kept = |window: &TimeWindow| window.max_timestamp().saturating_add(setup.allowed_lateness) > *progress;
-        for window in fired.filter(kept) {
+        let over = progress.saturating_sub(setup.allowed_lateness);
+        let fired = windows.windows_after(pane.start, over).take_while(|window| window.max_timestamp() <= *progress);
+        for window in fired {
             let mut whole = aggregate.create_accumulator();
             for part in within(panes, &window).iter().filter_map(|(_, table)| table.get(&key)) {
                 aggregate.merge(&mut whole, part);
@@ -172,15 +172,10 @@ where
     fn due(&self, progress: i64) -> Vec<TimeWindow> {
         let mut due: Vec<TimeWindow> = Vec::new();
         for (pane, _) in &self.panes {
-            // Panes are in order, so windows of this one that were not met before begin after those that were.
-            let met = due.last().map(|window| window.start);
-            due.extend(
-                self.windows
-                    .windows(pane.start)
-                    .take_while(|window| window.max_timestamp() <= progress)
-                    .filter(|window| window.max_timestamp() > self.progress)
-                    .filter(|window| met.is_none_or(|met| window.start > met)),
-            );
+            // Panes are in order, so windows of this one that were not met before end after those that were.
+            let after = due.last().map_or(self.progress, TimeWindow::max_timestamp);
+            let windows = self.windows.windows_after(pane.start, after);
+            due.extend(windows.take_while(|window| window.max_timestamp() <= progress));
         }
         due
     }
@@ -209,9 +204,8 @@ where
         if self.setup.is_event_time() {
             return;
         }
-        let next = self.panes.iter().filter_map(|(pane, _)| {
-            self.windows.windows(pane.start).map(|window| window.max_timestamp()).find(|last| *last > self.progress)
-        });
+        let first = |pane: &Pane| self.windows.windows_after(pane.start, self.progress).next();
+        let next = self.panes.iter().filter_map(|(pane, _)| Some(first(pane)?.max_timestamp()));
         if let Some(last) = next.min() {
             self.setup.clock.wake_at(last.saturating_add(1));
         }

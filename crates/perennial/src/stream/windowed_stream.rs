@@ -11,7 +11,9 @@ use perennial_types::Record;
 
 use super::{DataStream, KeyedStream, Number};
 use crate::JobError;
-use crate::windows::{Assigned, ByDefault, Firing, OwnTrigger, WindowAssigner};
+use crate::windows::{
+    Assigned, ByDefault, CountTrigger, Firing, GlobalWindows, OwnTrigger, PurgingTrigger, WindowAssigner,
+};
 
 /// The records of each key, grouped into windows. Flink's `WindowedStream`.
 ///
@@ -61,6 +63,19 @@ impl<T: Record, S: KeySelector<T> + Clone + Sync> KeyedStream<T, S> {
         let (stream, selector) = (self.stream().clone(), self.selector().clone());
         let trigger = ByDefault;
         WindowedStream { stream, selector, assigned, trigger, allowed_lateness: 0, late: None, is_single: false }
+    }
+
+    /// Groups the records of each key by their number: each window has `size` of them. What is left at the end of the input fires
+    /// nowhere. Flink's `countWindow`.
+    ///
+    /// ```
+    /// # use perennial::prelude::*;
+    /// # fn sums(readings: &DataStream<(u32, u64)>) -> DataStream<(u32, u64)> {
+    /// readings.key_by(|reading| reading.0).count_window(100).sum(|reading| reading.1)
+    /// # }
+    /// ```
+    pub fn count_window(&self, size: u64) -> WindowedStream<T, S, OwnTrigger<PurgingTrigger<CountTrigger>>> {
+        self.window(GlobalWindows::create()).trigger(PurgingTrigger::of(CountTrigger::of(size)))
     }
 }
 
