@@ -4,14 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use perennial_examples::{broadcast_rules, event_timers};
+use perennial_examples::{broadcast_rules, event_timers, join, window_count};
 use perennial_tests::wait_for;
 
 use crate::{LIMIT, cluster};
 
 const COUNT: u64 = 40_000;
 const KEYS: u64 = 10;
-const JOBS: [&str; 2] = ["event_timers", "broadcast_rules"];
+/// A job, and its lines.
+type Golden = (&'static str, fn() -> Vec<String>);
+const JOBS: [Golden; 4] = [
+    ("event_timers", || event_timers::expected(COUNT, KEYS)),
+    ("broadcast_rules", || broadcast_rules::expected(COUNT)),
+    ("window_count", || window_count::expected(COUNT, KEYS)),
+    ("join", || join::expected(COUNT, KEYS)),
+];
 
 /// The lines of all finished files of a job, in order.
 fn sorted_lines(out: &Path) -> Result<Vec<String>> {
@@ -43,17 +50,17 @@ fn checkpoints(all: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Timers and broadcast state, from checkpoint to checkpoint: at parallelism 1 until everything is killed, then at 3 until everything
+/// Timers, broadcast state, windows and joins, from checkpoint to checkpoint: at parallelism 1 until everything is killed, then at 3 until everything
 /// is killed, then at 2 to the end. The files together have every line once.
 #[test]
-fn timers_and_broadcast_state_go_on_at_other_parallelisms() -> Result<()> {
+fn golden_jobs_go_on_at_other_parallelisms() -> Result<()> {
     let kept = tempfile::tempdir()?;
     let place = |what: &str, job: &str| kept.path().join(format!("{what}-{job}"));
     let mut from: Vec<Option<PathBuf>> = vec![None; JOBS.len()];
     for (run, parallelism) in [1, 3, 2].into_iter().enumerate() {
-        let mut cluster = cluster().taskmanagers(2, 3).start()?;
+        let mut cluster = cluster().taskmanagers(2, 6).start()?;
         let mut submitted = Vec::new();
-        for (job, from) in JOBS.iter().zip(&from) {
+        for ((job, _), from) in JOBS.iter().zip(&from) {
             let checkpoints =
                 format!("execution.checkpointing.dir={}", place(&format!("checkpoints-{run}"), job).display());
             let mut flags = vec!["-D", "execution.checkpointing.interval=200ms", "-D", &checkpoints];
@@ -70,7 +77,7 @@ fn timers_and_broadcast_state_go_on_at_other_parallelisms() -> Result<()> {
             }
             continue;
         }
-        for (job, from) in JOBS.iter().zip(&mut from) {
+        for ((job, _), from) in JOBS.iter().zip(&mut from) {
             let all = place(&format!("checkpoints-{run}"), job);
             wait_for("three checkpoints", LIMIT, || {
                 let found = checkpoints(&all)?;
@@ -84,10 +91,8 @@ fn timers_and_broadcast_state_go_on_at_other_parallelisms() -> Result<()> {
             *from = checkpoints(from)?.pop().context("a checkpoint is left")?.1;
         }
     }
-    ensure!(sorted_lines(&place("out", "event_timers"))? == event_timers::expected(COUNT, KEYS), "event_timers differ");
-    ensure!(
-        sorted_lines(&place("out", "broadcast_rules"))? == broadcast_rules::expected(COUNT),
-        "broadcast_rules differ"
-    );
+    for (job, expected) in JOBS {
+        ensure!(sorted_lines(&place("out", job))? == expected(), "{job} has written other lines");
+    }
     Ok(())
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use perennial::prelude::*;
 use perennial_connectors::prelude::*;
 
+use crate::event_timers::OUT_OF_ORDERNESS;
 use crate::keyed_count::{keys, limited};
 
-/// How much later than others a record may come. Subtasks of the source that go on from a checkpoint are not equally far.
-const OUT_OF_ORDERNESS: Duration = Duration::from_secs(5);
 /// Length of a window.
 const WINDOW_MS: u64 = 200;
 /// A payment comes at most so much before its order.

@@ -10,10 +10,9 @@ use std::time::Duration;
 use perennial::prelude::*;
 use perennial_connectors::prelude::*;
 
+use crate::event_timers::OUT_OF_ORDERNESS;
 use crate::keyed_count::{keys, limited};
 
-/// How much later than others a record may come. Subtasks of the source that go on from a checkpoint are not equally far.
-const OUT_OF_ORDERNESS: Duration = Duration::from_secs(5);
 /// Length of a tumbling window, and how long a sliding one waits for the next.
 const SECOND_MS: i64 = 1_000;
 /// Length of a sliding window: no whole number of seconds, so that it has panes of its own.

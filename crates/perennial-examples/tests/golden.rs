@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use perennial_examples::{broadcast_rules, event_timers};
+use perennial_examples::{broadcast_rules, event_timers, join, window_count};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_perennial-examples");
 
@@ -37,4 +37,14 @@ fn timers_fire_for_every_key_and_second() {
 #[test]
 fn every_number_meets_the_rule_of_its_time() {
     check("broadcast_rules", &broadcast_rules::expected(30_000));
+}
+
+#[test]
+fn every_window_is_counted_once() {
+    check("window_count", &window_count::expected(30_000, 10));
+}
+
+#[test]
+fn every_pair_is_joined_once() {
+    check("join", &join::expected(30_000, 10));
 }

@@ -12,12 +12,12 @@ use crate::{SnapshotWriter, StateContext, TaskError};
 pub(super) fn save(writer: &mut SnapshotWriter, of: &StateContext, progress: i64) {
     let mut element = Vec::new();
     progress.encode(&mut element);
-    writer.list(of, vec![element]);
+    writer.union_list(of, vec![element]);
 }
 
 /// What the snapshot says; before all time without one.
 pub(super) fn restore(of: &mut StateContext) -> Result<i64, TaskError> {
-    let elements = of.take_list().unwrap_or_default();
+    let elements = of.take_union_list().unwrap_or_default();
     let times = elements.iter().map(|element| i64::decode(&mut element.as_slice()));
     let times = times.collect::<Result<Vec<_>, _>>().map_err(|error| of.error(error))?;
     Ok(times.into_iter().min().unwrap_or(i64::MIN))

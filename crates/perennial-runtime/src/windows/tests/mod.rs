@@ -83,7 +83,7 @@ fn restored<T, R>(operator: &mut dyn Output<T>, next: impl FnOnce(StateContext) 
         operator: operator.operator,
         keyed,
         list: operator.list.clone(),
-        union_list: Vec::new(),
+        union_list: operator.union_list.clone(),
         broadcast: None,
     };
     let groups = KeyGroupRange { first: 0, last: 127 };
