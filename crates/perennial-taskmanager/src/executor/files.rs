@@ -17,8 +17,11 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Files with the output of ended jobs that are kept.
 const OUTPUT_FILES_KEPT: usize = 16;
 
-/// How much of the end of its output says why an executor ended.
-const LAST_LINES_BYTES: u64 = 4096;
+/// How much of the end of its output is looked through for why an executor ended: more than a backtrace.
+const LAST_LINES_BYTES: u64 = 64 << 10;
+
+/// How much of it is told.
+const LAST_LINES_TOLD_BYTES: usize = 4096;
 const LAST_LINES: usize = 10;
 
 /// How a later TaskManager process finds an executor again: `executor.json`.
@@ -110,8 +113,11 @@ impl ExecutorFiles {
         };
         let end = read().unwrap_or_default();
         let end = String::from_utf8_lossy(&end);
-        let lines: Vec<&str> = end.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join(" | ")
+        let says_something = |line: &&str| !line.is_empty() && !is_of_backtrace(line);
+        let lines: Vec<&str> = end.lines().map(str::trim_end).filter(says_something).collect();
+        let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join(" | ");
+        let told = last.ceil_char_boundary(last.len().saturating_sub(LAST_LINES_TOLD_BYTES));
+        last.get(told..).unwrap_or_default().to_owned()
     }
 
     /// Removes everything but the output, which is kept until enough later jobs have ended.
@@ -141,6 +147,17 @@ impl ExecutorFiles {
             }
         }
     }
+}
+
+/// Whether a line is part of what the standard library prints with `RUST_BACKTRACE=1`. It comes after the message, and is
+/// longer than what is told of it; the file has it.
+fn is_of_backtrace(line: &str) -> bool {
+    let line = line.trim_start();
+    let is_frame = line.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    is_frame
+        || line.starts_with("at ")
+        || line.starts_with("stack backtrace:")
+        || line.starts_with("note: Some details")
 }
 
 /// Removes all but the newest files of a directory.
@@ -203,6 +220,16 @@ mod tests {
         fs::create_dir_all(&files.dir).unwrap();
         fs::write(files.stdout(), "first\n\nlast words\n").unwrap();
         assert_eq!(files.last_lines(), "first | last words");
+        let frames: String =
+            (0..500).map(|at| format!("  {at:>3}: job::frame::{at}\n             at ./src/job.rs:{at}:5\n")).collect();
+        let crash = format!(
+            "memory allocation of 7 bytes failed\nstack backtrace:\n{frames}note: Some details are omitted, run with\n"
+        );
+        fs::write(files.stdout(), crash).unwrap();
+        assert_eq!(files.last_lines(), "memory allocation of 7 bytes failed");
+        fs::write(files.stdout(), "x".repeat(100_000)).unwrap();
+        assert_eq!(files.last_lines().len(), LAST_LINES_TOLD_BYTES);
+        fs::write(files.stdout(), "first\n\nlast words\n").unwrap();
         files.clean();
         assert!(!files.dir.exists());
         assert_eq!(fs::read_to_string(files.output_dir.join("job")).unwrap(), "first\n\nlast words\n");
