@@ -36,7 +36,7 @@ use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
 use crate::upload::{Cut, Taken, Uploaded, Uploads};
 use crate::wiring::{Placement, Wiring};
-use crate::{ExecutableJob, TaskContext, TaskError};
+use crate::{ExecutableJob, TaskContext, TaskError, panics};
 
 /// How often counters are told, and the output file and the orphan timeout are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -391,7 +391,10 @@ impl Executor<'_> {
         }
         execution.state = state;
         execution.peer_lost = matches!(error, Some(TaskError::Exchange { .. }));
-        execution.failure = error.map(|error| chain(&error));
+        execution.failure = error.map(|error| match panics::take_elsewhere() {
+            Some(panic) => format!("{}; before that {panic}", chain(&error)),
+            None => chain(&error),
+        });
         if let Some(failure) = &execution.failure {
             eprintln!("executor of job {}: execution {attempt} failed: {failure}", self.spec.job);
         }

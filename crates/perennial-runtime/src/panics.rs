@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 use crate::TaskError;
 
@@ -10,6 +10,9 @@ thread_local! {
     /// `None` outside [`catch`]; inside, what the last panic said.
     static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
+
+/// What the last panic outside [`catch`] said: of a thread that user code has started.
+static ELSEWHERE: Mutex<Option<String>> = Mutex::new(None);
 
 static HOOK: Once = Once::new();
 
@@ -23,14 +26,17 @@ fn install_hook() {
                 Some(place) => format!("{message}, at {place}"),
                 None => message.to_owned(),
             };
-            let kept = CAUGHT.try_with(|caught| match &mut *caught.borrow_mut() {
+            let left = CAUGHT.try_with(|caught| match &mut *caught.borrow_mut() {
                 Some(caught) => {
-                    *caught = text;
-                    true
+                    *caught = text.clone();
+                    None
                 }
-                None => false,
+                None => Some(text.clone()),
             });
-            if !kept.unwrap_or(false) {
+            if let Some(text) = left.unwrap_or(Some(text)) {
+                let thread = std::thread::current().name().unwrap_or("<unnamed>").to_owned();
+                let said = format!("thread `{thread}` panicked: {text}");
+                *ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
                 before(info);
             }
         }));
@@ -44,4 +50,10 @@ pub(crate) fn catch<R>(code: impl FnOnce() -> Result<R, TaskError>) -> Result<R,
     let result = std::panic::catch_unwind(AssertUnwindSafe(code));
     let message = CAUGHT.with_borrow_mut(Option::take).unwrap_or_default();
     result.unwrap_or(Err(TaskError::Panic { message }))
+}
+
+/// What the last panic of a thread that belongs to no task said, once. A task that fails right after it has mostly failed
+/// because of it: a source that reads on a thread of its own only sees that the thread is gone.
+pub(crate) fn take_elsewhere() -> Option<String> {
+    ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
