@@ -168,7 +168,7 @@ impl FakeTaskManager {
     /// An executor ends with all its tasks, and this is told.
     pub async fn lose_executor(&self, job: JobId) {
         self.state().executors.remove(&job);
-        self.say(FromTaskManager::ExecutorLost { job, cause: "killed by signal 9".to_owned() }).await;
+        self.say(FromTaskManager::ExecutorLost { job, cause: "killed by signal 9".to_owned(), own_doing: false }).await;
     }
 
     /// An executor ends while nobody is connected.

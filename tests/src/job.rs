@@ -67,6 +67,11 @@ impl Cluster {
         Ok(job.get("state").and_then(Value::as_str).context("a job has a state")?.to_owned())
     }
 
+    /// Flink's JSON of what has failed of one job.
+    pub fn exceptions(&self, submission: &Submission) -> Result<Value> {
+        self.rest(&format!("/v1/jobs/{}/exceptions", submission.job))
+    }
+
     /// Waits until the job is in the state; fails at once when it ends in another.
     pub fn wait_state(&mut self, submission: &Submission, state: &str, limit: Duration) -> Result<()> {
         let reached = wait_for(&format!("job {} to be {state}", submission.job), limit, || {

@@ -67,6 +67,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SavepointCommand,
     },
+    /// Show what has failed of a job, newest first, with its cause
+    Exceptions {
+        /// The job, as `list` shows it
+        #[arg(value_name = "JOB")]
+        job: JobId,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show what an artifact is, and the execution plan of one of its jobs
     Info(Info),
     /// Show whether the cluster is well: members, who leads, TaskManagers, jobs

@@ -3,6 +3,7 @@
 mod cancel;
 mod config;
 mod endpoint;
+mod exceptions;
 mod health;
 mod history;
 mod info;
@@ -52,6 +53,9 @@ pub(crate) fn run(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::List(options) => asking(&global, &config, list::run(options, &global, &config)),
         Command::Cancel { job } => asking(&global, &config, cancel::run(job, &global, &config)),
         Command::Savepoint { command } => client(&config, savepoint::run(command, &global, &config)),
+        Command::Exceptions { job, output } => {
+            asking(&global, &config, exceptions::run(job, output.format, &global, &config))
+        }
         Command::Info(options) => client(&config, info::run(options, &global, &config)),
         Command::Status(options) => asking(&global, &config, status::run(options, &global, &config)),
         Command::Health => client(&config, health::run(&config)),

@@ -15,7 +15,7 @@ use perennial_rpc::group::{
     ChangedMember, GroupClient, GroupError, GroupGateway, LeaderTransfer, MemberChange, Place, SnapshotContent,
 };
 use perennial_rpc::transport::{AddressError, channel};
-use perennial_types::{JobId, RequestId};
+use perennial_types::{ExceptionEntry, JobId, RequestId};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -286,6 +286,10 @@ impl DispatcherGateway for Client {
 
     async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
         self.ask("job", |endpoint| async move { endpoint.dispatcher.job_stale(job).await }).await
+    }
+
+    async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        self.ask("exceptions", |endpoint| async move { endpoint.dispatcher.exceptions(job).await }).await
     }
 
     /// Also after a loss of the connection or of the leader: then it goes on with the next endpoint.

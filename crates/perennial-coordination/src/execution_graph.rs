@@ -269,6 +269,17 @@ impl ExecutionGraph {
         }
     }
 
+    /// The same in Flink's words: `Source: lines (2/4) - execution #0`.
+    pub fn name_of(&self, id: ExecutionAttemptId) -> String {
+        match self.positions.get(&id.vertex).and_then(|position| self.vertices.get(*position)) {
+            Some(vertex) => {
+                let (name, subtasks) = (&vertex.name, vertex.subtasks.len());
+                format!("{name} ({}/{subtasks}) - execution #{}", id.subtask + 1, id.attempt)
+            }
+            None => id.to_string(),
+        }
+    }
+
     /// Whether every current execution satisfies `holds`.
     pub fn all(&self, mut holds: impl FnMut(ExecutionState) -> bool) -> bool {
         self.vertices.iter().flat_map(|vertex| &vertex.subtasks).all(|subtask| holds(subtask.current.state))

@@ -33,6 +33,7 @@
 mod checkpoints;
 mod deploy;
 mod end;
+mod exceptions;
 mod host;
 mod loss;
 mod message;
@@ -58,6 +59,7 @@ use crate::region::Task;
 use crate::restart_strategy::RestartStrategy;
 use crate::slot::{SharedSlot, sharing};
 
+use exceptions::Exceptions;
 use host::{Host, Stage};
 pub use message::{
     Command, CommandKind, Effect, Event, ExecutionUpdate, ExecutorState, Intent, IntentKind, Liveness, Timer,
@@ -152,6 +154,7 @@ pub struct Job {
     patience: Patience,
     strategy: RestartStrategy,
     checkpoints: Coordinator,
+    exceptions: Exceptions,
     /// The slots it needs, each with the one it holds.
     slots: Vec<SharedSlot>,
     held: Vec<Option<Assignment>>,
@@ -203,6 +206,7 @@ impl Job {
             patience,
             strategy,
             checkpoints,
+            exceptions: Exceptions::new(),
             held: vec![None; slots.len()],
             slots,
             wanted: 0,
@@ -284,7 +288,9 @@ impl Job {
             }
             Event::Execution { taskmanager, update } => self.on_report(&taskmanager, update, now_ms, out),
             Event::Progress { attempt, counters } => self.executions.count(attempt, counters),
-            Event::ExecutorLost { taskmanager, cause } => self.on_executor_lost(&taskmanager, &cause, now_ms, out),
+            Event::ExecutorLost { taskmanager, cause, own_doing } => {
+                self.on_executor_lost(&taskmanager, &cause, own_doing, now_ms, out);
+            }
             Event::TaskManagerDetached { taskmanager } => self.on_detached(&taskmanager, now_ms, out),
             Event::Probed { taskmanager, data_address, liveness } => {
                 self.on_probed(&taskmanager, &data_address, liveness, now_ms, out);

@@ -1,8 +1,13 @@
 //! Restart strategies: whether and when to start again what failed. Flink's, with its keys, defaults and words.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
+
+use perennial_types::RestartMemory;
+
+/// Times of failures that a new leader is told at most. A strategy that forgives more of them in its interval counts
+/// anew after a change of leader.
+const REMEMBERED_MAX: usize = 256;
 
 /// What kind of failure asks for a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,23 +101,17 @@ pub enum Policy {
 #[derive(Debug, Clone)]
 pub struct RestartStrategy {
     policy: Policy,
-    /// Restarts so far, those under earlier leaders included.
-    restarts: u32,
-    /// Failures since the last long peace.
-    in_a_row: u32,
-    /// Whether the job has come as far as a checkpoint since the last failure, or had none.
+    memory: RestartMemory,
+    /// Whether the job has come as far as a checkpoint since the last failure, or had none. A new leader takes it to be so.
     calm: bool,
-    last_ms: Option<u64>,
-    /// Times of the latest failures, with `failure-rate`.
-    recent_ms: VecDeque<u64>,
     seed: u64,
 }
 
 impl RestartStrategy {
-    /// A strategy that has seen `restarts` restarts. `seed` takes the place of randomness: jobs with different seeds wait for
-    /// slightly different times.
-    pub fn new(policy: Policy, restarts: u32, seed: u64) -> Self {
-        Self { policy, restarts, in_a_row: 0, calm: true, last_ms: None, recent_ms: VecDeque::new(), seed }
+    /// A strategy that goes on from what one under an earlier leader remembered. `seed` takes the place of randomness: jobs with
+    /// different seeds wait for slightly different times.
+    pub fn new(policy: Policy, memory: RestartMemory, seed: u64) -> Self {
+        Self { policy, memory, calm: true, seed }
     }
 
     /// A checkpoint was completed.
@@ -131,21 +130,35 @@ impl RestartStrategy {
             Policy::LossesAtOnce(_) if calm && kind == FailureKind::Loss => Some(Duration::ZERO),
             Policy::LossesOnly(backoff) => self.back_off(&backoff, 1, now_ms),
             Policy::LossesAtOnce(backoff) | Policy::ExponentialDelay(backoff) => self.back_off(&backoff, 0, now_ms),
-            Policy::FixedDelay { attempts, delay } => (self.restarts < attempts).then_some(delay),
+            Policy::FixedDelay { attempts, delay } => (self.memory.restarts < attempts).then_some(delay),
             Policy::FailureRate { max_failures, interval, delay } => {
                 let interval_ms = interval.as_millis() as u64;
-                self.recent_ms.retain(|at| now_ms.saturating_sub(*at) <= interval_ms);
-                self.recent_ms.push_back(now_ms);
-                (self.recent_ms.len() <= max_failures as usize).then_some(delay)
+                let recent = &mut self.memory.recent_ms;
+                recent.retain(|at| now_ms.saturating_sub(*at) <= interval_ms);
+                recent.push(now_ms);
+                (recent.len() <= max_failures as usize).then_some(delay)
             }
         };
         match after {
             Some(after) => {
-                self.restarts = self.restarts.saturating_add(1);
+                self.memory.restarts = self.memory.restarts.saturating_add(1);
+                self.memory.restart_ms = Some(now_ms.saturating_add(after.as_millis() as u64));
                 Decision::Restart { after }
             }
             None => Decision::Suppress { reason: self.suppression() },
         }
+    }
+
+    /// What is left of the wait that the last failure began, under an earlier leader too.
+    pub fn remaining(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(self.memory.restart_ms.map_or(0, |at| at.saturating_sub(now_ms)))
+    }
+
+    /// What a new leader has to know.
+    pub fn memory(&self) -> RestartMemory {
+        let mut memory = self.memory.clone();
+        memory.recent_ms.drain(..memory.recent_ms.len().saturating_sub(REMEMBERED_MAX));
+        memory
     }
 
     /// Why a failure of this kind is never followed by a restart; none when it may be.
@@ -160,25 +173,31 @@ impl RestartStrategy {
         format!("Recovery is suppressed by {}", self.policy)
     }
 
-    /// The wait after one more failure, of which the first `free` ones in a row have none.
+    /// The wait after one more failure, of which the first `free` ones in a row have none. One that comes before the last wait
+    /// is over is part of what that wait is for, as in Flink.
     fn back_off(&mut self, backoff: &Backoff, free: u32, now_ms: u64) -> Option<Duration> {
+        let rest = self.remaining(now_ms);
+        if !rest.is_zero() && rest <= backoff.max {
+            return Some(rest);
+        }
         let wait = |failures: u32| {
             let times = f64::from(failures.saturating_sub(1 + free).min(10_000));
             let wait = backoff.initial.as_secs_f64() * backoff.multiplier.max(1.0).powf(times);
             if failures <= free { Duration::ZERO } else { Duration::from_secs_f64(wait.min(backoff.max.as_secs_f64())) }
         };
+        let memory = &mut self.memory;
         // Flink counts the peace from the restart, not from the failure.
-        let peace = backoff.reset_threshold + wait(self.in_a_row);
-        if self.last_ms.is_some_and(|last| u128::from(now_ms.saturating_sub(last)) >= peace.as_millis()) {
-            self.in_a_row = 0;
+        let peace = backoff.reset_threshold + wait(memory.in_a_row);
+        if memory.last_ms.is_some_and(|last| u128::from(now_ms.saturating_sub(last)) >= peace.as_millis()) {
+            memory.in_a_row = 0;
         }
-        self.last_ms = Some(now_ms);
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        if self.in_a_row > backoff.attempts_max {
+        memory.last_ms = Some(now_ms);
+        memory.in_a_row = memory.in_a_row.saturating_add(1);
+        if memory.in_a_row > backoff.attempts_max {
             return None;
         }
-        let share = backoff.jitter.clamp(0.0, 1.0) * spread(self.seed.wrapping_add(u64::from(self.in_a_row)));
-        Some(wait(self.in_a_row).mul_f64(1.0 + share).min(backoff.max))
+        let share = backoff.jitter.clamp(0.0, 1.0) * spread(self.seed.wrapping_add(u64::from(memory.in_a_row)));
+        Some(wait(memory.in_a_row).mul_f64(1.0 + share).min(backoff.max))
     }
 }
 
@@ -237,7 +256,7 @@ mod tests {
 
     /// Milliseconds of the waits after failures at these times; none for a suppressed one.
     fn waits(policy: Policy, kind: FailureKind, at_s: &[u64]) -> Vec<Option<u128>> {
-        let mut strategy = RestartStrategy::new(policy, 0, 7);
+        let mut strategy = RestartStrategy::new(policy, RestartMemory::default(), 7);
         let decide = |at: &u64| match strategy.decide(kind, at * 1000) {
             Decision::Restart { after } => Some(after.as_millis()),
             Decision::Suppress { .. } => None,
@@ -250,7 +269,7 @@ mod tests {
         let policy = Policy::FixedDelay { attempts: 2, delay: SECOND };
         let expect = [Some(1000), Some(1000), None, None];
         assert_eq!(waits(policy.clone(), FailureKind::Task, &[0, 9000, 90_000, 99_000]), expect);
-        let mut taken_over = RestartStrategy::new(policy, 2, 7);
+        let mut taken_over = RestartStrategy::new(policy, RestartMemory { restarts: 2, ..RestartMemory::default() }, 7);
         assert_eq!(
             taken_over.decide(FailureKind::Loss, 0),
             Decision::Suppress {
@@ -283,7 +302,7 @@ mod tests {
         let expect = [Some(0), Some(1000), Some(1500), Some(0)];
         assert_eq!(waits(policy.clone(), FailureKind::Loss, &[0, 5, 10, 5000]), expect);
         assert_eq!(waits(policy.clone(), FailureKind::Task, &[0]), [None]);
-        let mut strategy = RestartStrategy::new(policy, 0, 7);
+        let mut strategy = RestartStrategy::new(policy, RestartMemory::default(), 7);
         let reason = "Recovery is suppressed by NoRestartBackoffTimeStrategy".to_owned();
         assert_eq!(strategy.decide(FailureKind::Task, 0), Decision::Suppress { reason });
         assert_eq!(waits(Policy::Never, FailureKind::Loss, &[0]), [None]);
@@ -291,12 +310,14 @@ mod tests {
 
     #[test]
     fn with_checkpoints_a_loss_restarts_at_once_unless_the_last_failure_was_just_now() {
-        let mut strategy = RestartStrategy::new(Policy::LossesAtOnce(backoff()), 0, 7);
+        let mut strategy = RestartStrategy::new(Policy::LossesAtOnce(backoff()), RestartMemory::default(), 7);
+        let mut now_ms = 0;
         let mut waits = |calm: bool, kind| {
+            now_ms += 10_000;
             if calm {
                 strategy.calm_down();
             }
-            match strategy.decide(kind, 0) {
+            match strategy.decide(kind, now_ms) {
                 Decision::Restart { after } => after.as_millis(),
                 Decision::Suppress { reason } => panic!("{reason}"),
             }
@@ -308,6 +329,49 @@ mod tests {
         assert_eq!(waits(false, FailureKind::Loss), 2250);
     }
 
+    /// What Flink calls one attempt: a failure while the wait goes on lengthens nothing and counts nothing.
+    #[test]
+    fn failures_within_one_wait_of_exponential_delay_are_one() {
+        let policy = Policy::ExponentialDelay(Backoff { initial: 10 * SECOND, attempts_max: 2, ..backoff() });
+        let expect = [Some(10_000), Some(6000), Some(1000), Some(15_000), Some(9000), None];
+        assert_eq!(waits(policy, FailureKind::Task, &[0, 4, 9, 10, 16, 25]), expect);
+    }
+
+    /// Every policy, with failures at the given seconds and a change of leader before each of them.
+    #[test]
+    fn a_new_leader_decides_as_the_old_one_would_have() {
+        let exponential = Backoff { reset_threshold: 60 * SECOND, ..backoff() };
+        let policies = [
+            Policy::Never,
+            Policy::LossesOnly(exponential.clone()),
+            Policy::FixedDelay { attempts: 3, delay: SECOND },
+            Policy::FailureRate { max_failures: 2, interval: 20 * SECOND, delay: SECOND },
+            Policy::ExponentialDelay(Backoff { jitter: 0.5, ..exponential }),
+        ];
+        let at_s = [0, 5, 6, 20, 30, 31, 300, 301];
+        for policy in policies {
+            let mut old = RestartStrategy::new(policy.clone(), RestartMemory::default(), 7);
+            let mut taken_over = old.clone();
+            for at in at_s {
+                taken_over = RestartStrategy::new(policy.clone(), taken_over.memory(), 7);
+                let decided = [&mut old, &mut taken_over].map(|strategy| strategy.decide(FailureKind::Loss, at * 1000));
+                assert_eq!(decided[0], decided[1], "{policy} at {at} s");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_wait_is_known_and_what_is_told_of_the_past_is_bounded() {
+        let policy = Policy::FailureRate { max_failures: u32::MAX, interval: 60 * SECOND, delay: 3 * SECOND };
+        let mut strategy = RestartStrategy::new(policy, RestartMemory::default(), 7);
+        assert_eq!(strategy.remaining(0), Duration::ZERO);
+        (0..1000).for_each(|at| drop(strategy.decide(FailureKind::Task, at)));
+        assert_eq!(strategy.remaining(1999), 2 * SECOND);
+        assert_eq!(strategy.remaining(9999), Duration::ZERO);
+        let memory = strategy.memory();
+        assert_eq!((memory.recent_ms.len(), memory.recent_ms.last()), (REMEMBERED_MAX, Some(&999)));
+    }
+
     proptest! {
         #[test]
         fn waits_stay_within_jitter_and_maximum(
@@ -317,13 +381,14 @@ mod tests {
             jitter in 0.0f64..1.0,
         ) {
             let settings = Backoff { multiplier, jitter, ..Backoff::default() };
-            let mut strategy = RestartStrategy::new(Policy::ExponentialDelay(settings), 0, seed);
+            let mut strategy = RestartStrategy::new(Policy::ExponentialDelay(settings), RestartMemory::default(), seed);
             for at in times {
+                let rest = strategy.remaining(at);
                 let Decision::Restart { after } = strategy.decide(FailureKind::Task, at) else {
                     return Err(TestCaseError::fail("it gave up"));
                 };
                 prop_assert!(after <= Duration::from_secs(60));
-                prop_assert!(after.as_secs_f64() >= (1.0 - jitter) * 0.999, "{:?}", after);
+                prop_assert!(after.as_secs_f64() >= (1.0 - jitter) * 0.999 || after == rest, "{:?}", after);
             }
         }
     }

@@ -14,7 +14,7 @@ use perennial_rpc::dispatcher::{
     TaskManagerSummary, Unavailable,
 };
 use perennial_rpc::transport;
-use perennial_types::{JobId, JobManagerId, RequestId};
+use perennial_types::{ExceptionEntry, JobId, JobManagerId, RequestId};
 
 use crate::leader::{Leader, recorded_details, recorded_summary, unreadable};
 use crate::role::{RoleWatch, Route, lead_here, route};
@@ -267,6 +267,14 @@ impl DispatcherGateway for DispatcherHandle {
             .await
     }
 
+    async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        self.at_leader(
+            |leader| async move { leader.exceptions(job).await },
+            |client| async move { client.exceptions(job).await },
+        )
+        .await
+    }
+
     async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {
         self.at_leader(
             |leader| async move { leader.watch(job).await },
@@ -324,6 +332,10 @@ impl DispatcherGateway for LeaderOnly {
 
     async fn job(&self, job: JobId) -> Result<Option<JobDetails>, Unavailable> {
         lead_here(&self.role).await?.job(job).await
+    }
+
+    async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        lead_here(&self.role).await?.exceptions(job).await
     }
 
     async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {

@@ -49,6 +49,8 @@ pub(crate) struct About {
     pub(crate) config: BTreeMap<String, String>,
     /// How its checkpoints are taken and kept.
     pub(crate) checkpointing: Checkpointing,
+    /// Failures of it that the log remembers.
+    pub(crate) exceptions_kept: u32,
 }
 
 /// Where a TaskManager of the job is and which life of it got the tasks.
@@ -72,6 +74,9 @@ pub(crate) struct JobMaster {
     recording: bool,
     /// Log index of what was recorded last.
     index: u64,
+    /// Which revision of the exception history the log has, and which one is on its way there.
+    exceptions_recorded: u64,
+    exceptions_recording: u64,
     places: HashMap<TaskManagerId, Place>,
     ended_ms: Option<u64>,
     /// When the first checkpoint was completed under this leader.
@@ -114,6 +119,8 @@ impl JobMaster {
             intents: VecDeque::new(),
             recording: false,
             index: 0,
+            exceptions_recorded: 0,
+            exceptions_recording: 0,
             places,
             ended_ms: None,
             first_checkpoint: None,
@@ -175,6 +182,7 @@ impl JobMaster {
             Some(Ok(event)) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                 if let Event::Recorded { index, .. } = &event {
                     self.index = *index;
+                    self.exceptions_recorded = self.exceptions_recording;
                 }
                 if matches!(event, Event::Recorded { .. } | Event::NotRecorded { .. }) {
                     self.recording = false;
@@ -363,7 +371,7 @@ impl JobMaster {
         if let Intent::AbortCheckpoint { checkpoint, reason } = &intent {
             warn!(checkpoint = checkpoint.0, reason, "checkpoint aborted");
         }
-        let command = self.command_of(intent);
+        let command = self.command_of(intent).map(|command| self.with_exceptions(command));
         let (meta, job) = (self.meta.clone(), self.about.job);
         self.tasks.spawn(async move {
             let recorded = match command {
@@ -417,7 +425,22 @@ impl JobMaster {
             Intent::AbortCheckpoint { checkpoint, reason } => {
                 Command::AbortCheckpoint { job, checkpoints: vec![checkpoint], reason }
             }
+            Intent::Exceptions => {
+                let (news, kept) = (self.job.exceptions_since(self.exceptions_recorded), self.about.exceptions_kept);
+                Command::RecordExceptions { job, news, kept, then: None }
+            }
         })
+    }
+
+    /// What has failed since the last entry goes with the next one.
+    fn with_exceptions(&mut self, command: Command) -> Command {
+        self.exceptions_recording = self.job.exceptions_revision();
+        let (job, kept) = (self.about.job, self.about.exceptions_kept);
+        match (command, self.job.exceptions_since(self.exceptions_recorded)) {
+            (command @ Command::RecordExceptions { .. }, _) => command,
+            (command, news) if news.entries.is_empty() => command,
+            (command, news) => Command::RecordExceptions { job, news, kept, then: Some(Box::new(command)) },
+        }
     }
 
     fn execution_record(&self, Placement { attempt, assignment }: Placement) -> ExecutionRecord {

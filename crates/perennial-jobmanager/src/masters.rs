@@ -7,7 +7,7 @@ use std::time::Instant;
 use perennial_coordination::execution_graph::Counters;
 use perennial_coordination::job::Event;
 use perennial_rpc::dispatcher::{ExecutionSummary, JobDetails, JobSummary};
-use perennial_types::{ExecutionAttemptId, JobId};
+use perennial_types::{ExceptionEntry, ExecutionAttemptId, JobId};
 use tokio::sync::{mpsc, watch};
 
 use crate::job_master::About;
@@ -28,6 +28,8 @@ pub(crate) enum Mail {
 pub(crate) struct JobView {
     pub(crate) summary: JobSummary,
     pub(crate) executions: Vec<ExecutionSummary>,
+    /// What has failed, oldest first.
+    pub(crate) exceptions: Arc<Vec<ExceptionEntry>>,
     /// When the first checkpoint was completed under this leader.
     pub(crate) first_checkpoint: Option<Instant>,
 }

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) jobs_kept: usize,
     /// How long they do.
     pub(crate) job_expiration: Duration,
+    /// Failures of a job that are remembered.
+    pub(crate) exceptions_kept: u32,
     pub(crate) artifact_bytes_max: u64,
     /// Where checkpoints are when nobody says it: below this JobManager's data directory.
     pub(crate) checkpoint_dir: String,
@@ -48,6 +50,7 @@ impl Settings {
             command_deadline: config.get(&options::EXECUTOR_START_TIMEOUT) + COMMAND_MARGIN,
             jobs_kept: config.get(&options::JOBSTORE_MAX_CAPACITY) as usize,
             job_expiration: config.get(&options::JOBSTORE_EXPIRATION_TIME),
+            exceptions_kept: config.get(&options::WEB_EXCEPTION_HISTORY_SIZE).get(),
             artifact_bytes_max: config.get(&options::REST_MAX_CONTENT_LENGTH).0,
             checkpoint_dir: format!("file://{}", data_dir.join("checkpoints").display()),
             cluster_options: config.overrides(),

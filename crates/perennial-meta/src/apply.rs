@@ -5,7 +5,7 @@
 
 mod checkpoint;
 
-use perennial_types::{ExecutionAttemptId, JobId, JobStatus, LeaderEpoch, RequestId};
+use perennial_types::{ExecutionAttemptId, JobExceptions, JobId, JobStatus, LeaderEpoch, RequestId};
 
 use crate::command::{Command, Outcome};
 use crate::kv::{self, Change, StateError, View, delete, list, put, read};
@@ -69,6 +69,17 @@ pub(crate) fn apply(view: &impl View, entry: EntryId, command: Command) -> Appli
             Ok((Outcome::Done, changes.collect()))
         }),
         Command::FinishExecutions { job, attempts } => on_live_job(view, job, |_| finish(view, job, &attempts)),
+        Command::RecordExceptions { job, news, kept, then } => {
+            let remembered = on_live_job(view, job, |_| remember(view, job, news, kept))?;
+            match then {
+                None => Ok(remembered),
+                // No other command touches the history, but for the one that forgets the job, which nothing can follow from.
+                Some(then) => apply(view, entry, *then).map(|(outcome, mut changes)| {
+                    changes.extend(remembered.1);
+                    (outcome, changes)
+                }),
+            }
+        }
         Command::CancelJob { job, request, at_ms } => cancel(view, job, request, at_ms),
         Command::EndJob { job, status, at_ms, failure } => {
             on_live_job(view, job, |head| end(view, head, status, at_ms, failure))
@@ -160,6 +171,12 @@ fn set_status(mut head: JobHead, status: JobStatus, at_ms: u64, failure: Option<
     Ok((Outcome::Done, vec![put::<kv::job::Job>(&job, &head)]))
 }
 
+fn remember(view: &impl View, job: JobId, news: JobExceptions, kept: u32) -> Applied {
+    let mut exceptions = read::<kv::exceptions::Exceptions>(view, &job)?.unwrap_or_default();
+    exceptions.merge(news, kept as usize);
+    Ok((Outcome::Done, vec![put::<kv::exceptions::Exceptions>(&job, &exceptions)]))
+}
+
 fn finish(view: &impl View, job: JobId, attempts: &[ExecutionAttemptId]) -> Applied {
     let mut changes = Vec::new();
     for attempt in attempts {
@@ -233,6 +250,7 @@ fn forget(view: &impl View, jobs: Vec<JobId>) -> Applied {
         changes.push(delete::<kv::job_graph::JobGraphs>(&head.job));
         changes.push(delete::<kv::request::Request>(&head.request));
         changes.push(delete::<kv::cancel::Cancels>(&head.job));
+        changes.push(delete::<kv::exceptions::Exceptions>(&head.job));
         changes.push(delete::<kv::artifact_use::ArtifactUse>(&(head.artifact, head.job)));
         changes.extend(drop_executions(view, head.job)?);
         changes.extend(checkpoint::forget(view, head.job)?);

@@ -6,8 +6,8 @@
 //! fields over time and postcard cannot read a value that lacks one.
 
 use perennial_types::{
-    ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch,
-    PlanRequest, RequestId, SnapshotKind, TakeOver,
+    ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, JobExceptions, JobGraph, JobId, JobManagerId,
+    JobStatus, LeaderEpoch, PlanRequest, RequestId, SnapshotKind, TakeOver,
 };
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +161,17 @@ pub enum Command {
         /// Why, for people.
         reason: String,
     },
+    /// Remembers what has failed of a job, in one entry with what follows from it. Of a job that has ended nothing is added.
+    RecordExceptions {
+        /// The job.
+        job: JobId,
+        /// Entries of its history that are new or have changed, and what its restart strategy remembers now.
+        news: JobExceptions,
+        /// Entries that are kept, these included.
+        kept: u32,
+        /// What follows, about the same job; the outcome is that of this one.
+        then: Option<Box<Command>>,
+    },
 }
 
 /// What became of a command. Everything but an error of the store is an outcome, and is the same on every member.
@@ -241,6 +252,8 @@ impl Command {
             Self::SetStatus { .. } => "SetStatus",
             Self::PlaceExecutions { .. } => "PlaceExecutions",
             Self::FinishExecutions { .. } => "FinishExecutions",
+            Self::RecordExceptions { then: Some(then), .. } => then.name(),
+            Self::RecordExceptions { .. } => "RecordExceptions",
             Self::CancelJob { .. } => "CancelJob",
             Self::EndJob { .. } => "EndJob",
             Self::ForgetJobs { .. } => "ForgetJobs",

@@ -22,6 +22,7 @@
 //! | `19` | [`checkpoint_head`] | job | numbers of checkpoints used, and those in flight |
 //! | `1a` | [`checkpoint`] | job, checkpoint | a completed checkpoint |
 //! | `1b` | [`discarded`] | job, checkpoint | a checkpoint whose files are to be deleted |
+//! | `1c` | [`exceptions`] | job | what failed of it last |
 
 pub(crate) mod applied;
 pub(crate) mod artifact;
@@ -31,6 +32,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod checkpoint_head;
 pub(crate) mod cluster;
 pub(crate) mod discarded;
+pub(crate) mod exceptions;
 pub(crate) mod execution;
 pub(crate) mod job;
 pub(crate) mod job_graph;

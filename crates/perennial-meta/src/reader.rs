@@ -1,6 +1,6 @@
 //! Reads of the applied state.
 
-use perennial_types::{ArtifactDigest, ClusterId, JobId, LeaderEpoch, RequestId, TakeOver};
+use perennial_types::{ArtifactDigest, ClusterId, JobExceptions, JobId, LeaderEpoch, RequestId, TakeOver};
 use tokio::sync::watch;
 
 use crate::kv::{self, StateError, list, read};
@@ -76,6 +76,11 @@ impl StateReader {
     /// Newest placements of a job's subtasks, ascending by vertex id and subtask.
     pub fn executions(&self, job: JobId) -> Result<Vec<PlacedExecution>, ReadError> {
         Ok(list::<kv::execution::Execution>(&Shared(&self.state), job.as_bytes())?)
+    }
+
+    /// What failed of a job last; `None` when nothing has, or there is no such job.
+    pub fn exceptions(&self, job: JobId) -> Result<Option<JobExceptions>, ReadError> {
+        Ok(read::<kv::exceptions::Exceptions>(&Shared(&self.state), &job)?)
     }
 
     /// Which numbers of checkpoints a job has used, and which it is taking; `None` before the first.

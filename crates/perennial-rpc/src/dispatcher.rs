@@ -9,8 +9,8 @@ use std::pin::Pin;
 use tokio_stream::Stream;
 
 use perennial_types::{
-    ArtifactDigest, ClusterId, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, PlanRequest,
-    RequestId, RestoreSettings, TakeOver, TaskManagerId, VertexId,
+    ArtifactDigest, ClusterId, ExceptionEntry, ExecutionState, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch,
+    PlanRequest, RequestId, RestoreSettings, TakeOver, TaskManagerId, VertexId,
 };
 
 pub use grpc::{DispatcherClient, DispatcherServer};
@@ -33,6 +33,9 @@ pub trait DispatcherGateway: Clone + Send + Sync + 'static {
 
     /// One job; `None` when there is no such job.
     fn job(&self, job: JobId) -> impl Future<Output = Result<Option<JobDetails>, Unavailable>> + Send;
+
+    /// What has failed of one job, newest first; `None` when there is no such job.
+    fn exceptions(&self, job: JobId) -> impl Future<Output = Result<Option<Vec<ExceptionEntry>>, Unavailable>> + Send;
 
     /// Follows one job; `None` when there is no such job.
     fn watch_job(&self, job: JobId) -> impl Future<Output = Result<Option<JobSummaries>, Unavailable>> + Send;

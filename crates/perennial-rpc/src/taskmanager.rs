@@ -48,6 +48,8 @@ pub enum FromTaskManager {
         job: JobId,
         /// How it ended, such as `killed by signal 9`.
         cause: String,
+        /// Whether its code ended it, by an abort, a fault or an exit, and nobody from outside.
+        own_doing: bool,
     },
     /// What became of a checkpoint in one execution.
     Checkpoint(CheckpointReport),

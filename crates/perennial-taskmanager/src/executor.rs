@@ -12,6 +12,7 @@
 
 mod files;
 mod link;
+mod memory;
 mod output;
 mod process;
 mod running;
@@ -101,6 +102,8 @@ pub(crate) enum ExecutorEvent {
     Lost {
         /// How.
         cause: String,
+        /// Whether its code ended it, and nobody from outside.
+        own_doing: bool,
     },
     /// It was asked to end, and has.
     Gone,
@@ -201,7 +204,7 @@ impl<S: Sink> Supervisor<S> {
                 self.clean().await;
                 self.events
                     .tell(match end {
-                        StartEnd::Failed(cause) if adopted => ExecutorEvent::Lost { cause },
+                        StartEnd::Failed(cause) if adopted => ExecutorEvent::Lost { cause, own_doing: false },
                         StartEnd::Failed(cause) => ExecutorEvent::NotStarted { cause },
                         StartEnd::Stopped | StartEnd::Left => ExecutorEvent::Gone,
                     })

@@ -19,12 +19,22 @@ const ENDED_JOBS_MAX: usize = 1024;
 /// the oldest is dropped.
 const CHECKPOINTS_KEPT_MAX: usize = 8;
 
+/// How an executor ended without being asked to.
+#[derive(Debug, Clone)]
+struct Lost {
+    /// The order in which it did among all.
+    order: u64,
+    cause: String,
+    /// Whether its code ended it.
+    own_doing: bool,
+}
+
 #[derive(Debug, Default)]
 struct Job {
     /// Where the executor's data port listens; none when it is not running.
     data_address: Option<String>,
-    /// How the executor ended, and the order in which it did among all.
-    lost: Option<(u64, String)>,
+    /// How the executor ended.
+    lost: Option<Lost>,
     executions: BTreeMap<ExecutionAttemptId, ExecutionReport>,
 }
 
@@ -109,12 +119,12 @@ impl Ledger {
     }
 
     /// An executor has ended without being asked to.
-    pub(crate) fn executor_lost(&mut self, job: JobId, cause: String) {
+    pub(crate) fn executor_lost(&mut self, job: JobId, cause: String, own_doing: bool) {
         self.losses += 1;
         let entry = self.jobs.entry(job).or_default();
         entry.data_address = None;
-        entry.lost = Some((self.losses, cause));
-        let ended = self.jobs.iter().filter_map(|(job, entry)| entry.lost.as_ref().map(|(order, _)| (*order, *job)));
+        entry.lost = Some(Lost { order: self.losses, cause, own_doing });
+        let ended = self.jobs.iter().filter_map(|(job, entry)| entry.lost.as_ref().map(|lost| (lost.order, *job)));
         if ended.clone().count() > ENDED_JOBS_MAX
             && let Some((_, oldest)) = ended.min()
         {
@@ -151,9 +161,10 @@ impl Ledger {
     /// What follows an accepted registration about an executor that ended: the last states of its executions, then how
     /// it ended. Nothing, if the job has been started again or let go meanwhile.
     pub(crate) fn ended(&self, job: JobId) -> Vec<FromTaskManager> {
-        let Some(Job { lost: Some((_, cause)), executions, .. }) = self.jobs.get(&job) else { return Vec::new() };
+        let Some(Job { lost: Some(lost), executions, .. }) = self.jobs.get(&job) else { return Vec::new() };
+        let Lost { cause, own_doing, .. } = lost.clone();
         let executions = executions.values().cloned().map(FromTaskManager::Execution);
-        executions.chain([FromTaskManager::ExecutorLost { job, cause: cause.clone() }]).collect()
+        executions.chain([FromTaskManager::ExecutorLost { job, cause, own_doing }]).collect()
     }
 }
 
@@ -252,7 +263,7 @@ mod tests {
     fn an_executor_that_ended_is_told_to_every_leader_until_the_job_is_let_go_or_started_again() {
         use ExecutionState::*;
         let mut ledger = ready(vec![report(0, 0, Finished), report(1, 0, Running)]);
-        ledger.executor_lost(JOB, "killed by signal 9".to_owned());
+        ledger.executor_lost(JOB, "killed by signal 9".to_owned(), false);
         assert!(ledger.live().is_empty());
         for _ in 0..2 {
             let told = ledger.ended(JOB);
@@ -262,7 +273,7 @@ mod tests {
         ledger.executor_ready(JOB, "h:2".to_owned());
         assert!(ledger.ended(JOB).is_empty() && ledger.lost_jobs().is_empty());
         assert_eq!(ledger.live()[0].executions, []);
-        ledger.executor_lost(JOB, "again".to_owned());
+        ledger.executor_lost(JOB, "again".to_owned(), false);
         assert_eq!(ledger.lost_jobs(), [JOB]);
         ledger.forget(JOB);
         assert!(ledger.ended(JOB).is_empty() && ledger.lost_jobs().is_empty());
@@ -274,7 +285,7 @@ mod tests {
         for number in 0..ENDED_JOBS_MAX as u32 + 10 {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&(u32::MAX - number).to_be_bytes());
-            ledger.executor_lost(JobId::from_bytes(bytes), "gone".to_owned());
+            ledger.executor_lost(JobId::from_bytes(bytes), "gone".to_owned(), false);
         }
         let kept = ledger.lost_jobs();
         assert_eq!(kept.len(), ENDED_JOBS_MAX);

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 pub mod config;
+mod exception;
 mod fence;
 mod id;
 mod job_graph;
@@ -23,6 +24,7 @@ pub use checkpoint::{
     TaskRestore, TaskSnapshot, VertexSnapshot,
 };
 pub use config::{ConfigOption, Configuration};
+pub use exception::{ExceptionEntry, ExceptionKind, FailedTask, JobException, JobExceptions, RestartMemory};
 pub use fence::{Fence, LeaderEpoch};
 pub use id::{
     AllocationId, ArtifactDigest, CheckpointId, ClusterId, ExecutionAttemptId, Incarnation, JobId, JobManagerId,

@@ -9,6 +9,7 @@
 
 mod answer;
 mod cluster;
+mod exceptions;
 mod job;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub fn router<G: DispatcherGateway>(gateway: G, config: &Configuration) -> Route
         .route("/jobs/overview", get(job::overview::<G>))
         .route("/jobs/{id}", get(job::details::<G>).merge(patch(job::cancel::<G>)))
         .route("/jobs/{id}/status", get(job::status::<G>))
+        .route("/jobs/{id}/exceptions", get(exceptions::exceptions::<G>))
         .route("/jobs/{id}/plan", get(job::plan::<G>))
         .route("/cluster/members", get(cluster::members::<G>))
         .route("/cluster/leaderships", get(cluster::leaderships::<G>));

@@ -10,8 +10,9 @@ use perennial_client::{
     LeadershipSummary, MemberSummary, Stale, StateAge, SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
 };
 use perennial_types::{
-    ArtifactDigest, Configuration, ElectionCause, ExecutionState, JobEdge, JobGraph, JobId, JobManagerId, JobStatus,
-    JobVertex, LeaderEpoch, MaxParallelism, PlanRequest, RequestId, ShipStrategy, TakeOver, TaskManagerId, VertexId,
+    ArtifactDigest, Configuration, ElectionCause, ExceptionEntry, ExceptionKind, ExecutionAttemptId, ExecutionState,
+    FailedTask, JobEdge, JobException, JobGraph, JobId, JobManagerId, JobStatus, JobVertex, LeaderEpoch,
+    MaxParallelism, PlanRequest, RequestId, ShipStrategy, TakeOver, TaskManagerId, VertexId,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -121,6 +122,29 @@ impl DispatcherGateway for Fake {
 
     async fn job_stale(&self, job: JobId) -> Result<Stale<Option<JobDetails>>, Unavailable> {
         Ok(Stale { value: Fake { leader: true }.job(job).await?, age: AGE })
+    }
+
+    async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        self.led()?;
+        let failed = |number: u64, subtask: u32| JobException {
+            at_ms: 1000 + number,
+            kind: ExceptionKind::TaskFailed,
+            text: format!("failure {number} of {subtask}"),
+            task: Some(FailedTask {
+                attempt: ExecutionAttemptId { vertex: VertexId::from_bytes([7; 16]), subtask, attempt: number as u32 },
+                name: format!("map ({}/2) - execution #{number}", subtask + 1),
+                taskmanager: Some(TaskManagerId("tm-1".to_owned())),
+                endpoint: (subtask == 0).then(|| "127.0.0.1:4711".to_owned()),
+            }),
+        };
+        let mut newest = ExceptionEntry::new(1, failed(1, 0));
+        newest.add(failed(1, 1));
+        let whole = JobException { kind: ExceptionKind::JobFailed, task: None, ..failed(0, 0) };
+        Ok(match job {
+            RUNNING => Some(Vec::new()),
+            ENDED => Some(vec![newest, ExceptionEntry::new(0, whole)]),
+            _ => None,
+        })
     }
 
     async fn watch_job(&self, _: JobId) -> Result<Option<JobSummaries>, Unavailable> {
@@ -288,6 +312,9 @@ async fn requests_are_refused_in_flinks_form() {
         ("GET", "/jobs/12".to_owned(), true, 400, "`12` is not a job id"),
         ("GET", format!("/jobs/{ENDED}"), true, 404, "not found"),
         ("GET", "/nowhere".to_owned(), true, 404, "Not found: /nowhere"),
+        ("GET", "/jobs/05050505050505050505050505050505/exceptions".to_owned(), true, 404, "not found"),
+        ("GET", format!("/jobs/{ENDED}/exceptions?maxExceptions=few"), true, 400, "maxExceptions `few`"),
+        ("GET", format!("/jobs/{ENDED}/exceptions?failureLabelFilter=x"), true, 400, "failureLabelFilter `x`"),
         ("GET", "/taskmanagers/tm-9".to_owned(), true, 404, "TaskManager tm-9 not found"),
         ("DELETE", "/overview".to_owned(), true, 405, "/overview does not take DELETE"),
         ("PATCH", job(ENDED), true, 409, "has ended already: FAILED"),
@@ -327,4 +354,48 @@ async fn cancelling_is_accepted_and_health_does_not_need_a_leader() {
     assert_eq!(ask(app(false), "GET", "/livez").await.0, StatusCode::OK);
     assert_eq!(ask(app(true), "GET", "/readyz").await.0, StatusCode::OK);
     assert_eq!(ask(app(false), "GET", "/v1/cluster/members").await.0, StatusCode::OK);
+}
+
+/// The fields of Flink 1.20's `JobExceptionsInfoWithHistory`, newest first.
+#[tokio::test]
+async fn exceptions_are_told_as_flink_does() {
+    let first = json!({
+        "exceptionName": "TaskFailed", "stacktrace": "failure 1 of 0", "timestamp": 1001, "failureLabels": {},
+        "taskName": "map (1/2) - execution #1", "taskManagerId": "tm-1", "endpoint": "127.0.0.1:4711",
+        "location": "127.0.0.1:4711",
+        "concurrentExceptions": [{
+            "exceptionName": "TaskFailed", "stacktrace": "failure 1 of 1", "timestamp": 1001, "failureLabels": {},
+            "taskName": "map (2/2) - execution #1", "taskManagerId": "tm-1"
+        }]
+    });
+    let second = json!({
+        "exceptionName": "JobFailed", "stacktrace": "failure 0 of 0", "timestamp": 1000, "failureLabels": {},
+        "concurrentExceptions": []
+    });
+    let task = |name: &str, text: &str, endpoint: &str| {
+        json!({
+            "exception": text, "task": name, "location": endpoint, "endpoint": endpoint, "timestamp": 1001,
+            "taskManagerId": "tm-1"
+        })
+    };
+    let tasks = [
+        task("map (1/2) - execution #1", "failure 1 of 0", "127.0.0.1:4711"),
+        task("map (2/2) - execution #1", "failure 1 of 1", "(unassigned)"),
+    ];
+    let whole = json!({
+        "root-exception": "failure 1 of 0", "timestamp": 1001, "all-exceptions": tasks, "truncated": false,
+        "exceptionHistory": { "entries": [first, second], "truncated": false }
+    });
+    assert_eq!(get(&format!("/v1/jobs/{ENDED}/exceptions")).await, whole);
+    let one = get(&format!("/jobs/{ENDED}/exceptions?maxExceptions=1")).await;
+    assert_eq!(one["exceptionHistory"], json!({ "entries": [first], "truncated": true }));
+    let labelled = get(&format!("/jobs/{ENDED}/exceptions?failureLabelFilter=type:user")).await;
+    assert_eq!(labelled["exceptionHistory"]["entries"], json!([]));
+    assert_eq!(
+        get(&format!("/jobs/{RUNNING}/exceptions")).await,
+        json!({
+            "root-exception": null, "timestamp": null, "all-exceptions": [], "truncated": false,
+            "exceptionHistory": { "entries": [], "truncated": false }
+        })
+    );
 }

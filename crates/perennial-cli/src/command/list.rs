@@ -116,6 +116,10 @@ fn lines(jobs: &[JobSummary], wanted: Wanted) -> Vec<String> {
         lines.push(title.to_owned());
         for job in of_part {
             lines.push(format!("{} : {} : {} ({})", output::date(job.start_ms), job.job, job.name, job.status));
+            if job.restarts > 0 {
+                let id = job.job;
+                lines.push(format!("    restarted {} times: perennial exceptions {id} shows why", job.restarts));
+            }
             for more in [("waits for", &job.waiting_for), ("failed", &job.failure)] {
                 lines.extend(more.1.lines().next().map(|text| format!("    {}: {text}", more.0)));
             }
@@ -175,6 +179,13 @@ mod tests {
                 "--------------------------------------------------------------",
             ]
         );
+    }
+
+    #[test]
+    fn jobs_that_were_restarted_say_where_the_causes_are() {
+        let job = JobSummary { restarts: 2, ..job(1, JobStatus::Running) };
+        let lines = lines(&[job], Wanted { running: true, scheduled: false, ended: false });
+        assert_eq!(lines[2], "    restarted 2 times: perennial exceptions 01010101010101010101010101010101 shows why");
     }
 
     #[test]

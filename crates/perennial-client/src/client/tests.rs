@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use perennial_rpc::artifact::{ArtifactBytes, ArtifactContent, ArtifactServer, GetArtifactError};
 use perennial_rpc::dispatcher::{DispatcherServer, StateAge};
 use perennial_types::{
-    ArtifactDigest, ExecutionState, JobGraph, JobManagerId, JobStatus, LeaderEpoch, MANIFEST_MAGIC, PlanRequest,
+    ArtifactDigest, ExceptionEntry, ExecutionState, JobGraph, JobManagerId, JobStatus, LeaderEpoch, MANIFEST_MAGIC,
+    PlanRequest,
 };
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -116,6 +117,10 @@ impl DispatcherGateway for Fake {
     }
 
     async fn job(&self, _: JobId) -> Result<Option<JobDetails>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn exceptions(&self, _: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
         Ok(None)
     }
 

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use perennial_types::{CheckpointId, ExecutionAttemptId, ExecutionState, TaskManagerId};
+use perennial_types::{CheckpointId, ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::{Command, CommandKind, Effect, Job, Phase, Stage, Step};
 use crate::checkpoint::{self, StoredCheckpoint};
 use crate::execution_graph::Placement;
-use crate::restart_strategy::FailureKind;
 
 /// Executions by position of their executor.
 type PlacedExecutions = Vec<(ExecutionAttemptId, u32)>;
@@ -153,9 +152,6 @@ impl Job {
     }
 
     /// A TaskManager did not take what it was told: executions it has not reported on never started.
-    ///
-    /// What never ran fails the job at once, so that whoever submitted it sees why. Later it is one of the things that
-    /// happen to machines.
     fn refuse(
         &mut self,
         taskmanager: &TaskManagerId,
@@ -168,8 +164,8 @@ impl Job {
             |state| state == told || (state == ExecutionState::Canceling && told == ExecutionState::Deploying);
         let refused: Vec<ExecutionAttemptId> =
             self.alive_on(taskmanager).into_iter().filter(|(_, state)| unheard(*state)).map(|(id, _)| id).collect();
-        let kind = if self.has_run { FailureKind::Loss } else { FailureKind::Task };
-        self.fail_executions(refused, cause, kind, now_ms, out);
+        let failure = self.describe_failure(ExceptionKind::DeploymentFailed, cause.to_owned(), &refused);
+        self.fail_executions(refused, failure, now_ms, out);
     }
 
     /// A recovered region of which nothing has run yet is deployed as it was placed.

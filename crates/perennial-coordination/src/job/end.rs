@@ -2,15 +2,26 @@
 
 use crate::checkpoint;
 
+use super::exceptions::Failure;
 use super::{Effect, Intent, Job, Outcome, Phase, Stage};
-use perennial_types::{ExecutionAttemptId, TaskManagerId};
+use perennial_types::{ExceptionKind, ExecutionAttemptId, TaskManagerId};
 
 impl Job {
-    /// Begins to end the job with FAILED, unless it is ending already: the first failure is the cause.
+    /// Begins to end the job with FAILED for a reason that concerns no task, unless it is ending already: the first failure is
+    /// the cause.
     pub(super) fn fail(&mut self, cause: String, now_ms: u64, out: &mut Vec<Effect>) {
+        let failure = self.describe_failure(ExceptionKind::JobFailed, cause, &[]);
+        let cause = failure.cause.clone();
+        self.fail_for(&failure, cause, now_ms, out);
+    }
+
+    /// The same for any failure; `cause` says in full why the job ends.
+    pub(super) fn fail_for(&mut self, failure: &Failure, cause: String, now_ms: u64, out: &mut Vec<Effect>) {
         if self.is_over() || matches!(self.phase, Phase::Ending { .. }) {
             return;
         }
+        let number = self.open_exception(failure, &cause, now_ms);
+        self.end_with_exception(number);
         out.push(Effect::Record(Intent::Failing { cause: cause.clone() }));
         self.end(Outcome::Failed { cause }, now_ms, out);
     }

@@ -4,10 +4,9 @@
 //! loses nothing by itself: the executor is asked whether it is there. One that is not takes its tasks with it at once; one
 //! that is waits for its TaskManager, as long as that is given time to come back.
 
-use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
+use perennial_types::{ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::{Effect, Job, Liveness, Phase, Stage};
-use crate::restart_strategy::FailureKind;
 
 impl Job {
     /// The executor on a TaskManager ended by itself; the TaskManager is well.
@@ -15,6 +14,7 @@ impl Job {
         &mut self,
         taskmanager: &TaskManagerId,
         cause: &str,
+        own_doing: bool,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
@@ -23,7 +23,8 @@ impl Job {
             (Phase::Stopping { .. }, _) | (_, Stage::Stopping) => self.on_executor_stopped(taskmanager, now_ms, out),
             (Phase::Active | Phase::Ending { .. }, Stage::Ready { .. }) => {
                 let cause = format!("the executor on TaskManager {taskmanager} ended: {cause}");
-                self.lose_executor(taskmanager, &cause, now_ms, out);
+                let what = if own_doing { ExceptionKind::ExecutorFailed } else { ExceptionKind::ExecutorLost };
+                self.lose_executor(taskmanager, what, cause, now_ms, out);
             }
             (Phase::Recording { .. }, Stage::Ready { .. }) => self.set_stage(taskmanager, Stage::Empty),
             // Of one before the one that starts: how that fares is answered to the command.
@@ -35,16 +36,18 @@ impl Job {
     pub(super) fn lose_executor(
         &mut self,
         taskmanager: &TaskManagerId,
-        cause: &str,
+        what: ExceptionKind,
+        cause: String,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        self.set_stage(taskmanager, Stage::Empty);
         use ExecutionState::{Created, Reconciling, Scheduled};
         let told = |state| !matches!(state, Created | Scheduled | Reconciling);
         let lost: Vec<ExecutionAttemptId> =
             self.alive_on(taskmanager).into_iter().filter(|(_, state)| told(*state)).map(|(id, _)| id).collect();
-        self.fail_executions(lost, cause, FailureKind::Loss, now_ms, out);
+        let failure = self.describe_failure(what, cause, &lost);
+        self.set_stage(taskmanager, Stage::Empty);
+        self.fail_executions(lost, failure, now_ms, out);
     }
 
     /// A TaskManager is gone for the job, with its slots and all that was placed there.
@@ -55,6 +58,8 @@ impl Job {
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
+        let lost: Vec<ExecutionAttemptId> = self.alive_on(taskmanager).into_iter().map(|(id, _)| id).collect();
+        let failure = self.describe_failure(ExceptionKind::TaskManagerLost, cause.to_owned(), &lost);
         if self.hosts.remove(taskmanager).is_none() {
             return;
         }
@@ -66,8 +71,7 @@ impl Job {
             self.close_when_stopped(out);
             return;
         }
-        let lost: Vec<ExecutionAttemptId> = self.alive_on(taskmanager).into_iter().map(|(id, _)| id).collect();
-        self.fail_executions(lost, cause, FailureKind::Loss, now_ms, out);
+        self.fail_executions(lost, failure, now_ms, out);
     }
 
     /// The connection of a TaskManager broke; it has some time to come back.
@@ -118,7 +122,7 @@ impl Job {
         self.set_stage(taskmanager, Stage::Empty);
         self.end_cancelled(taskmanager, now_ms);
         let cause = format!("the executor on TaskManager {taskmanager} was stopped: a task could not be cancelled");
-        self.lose_executor(taskmanager, &cause, now_ms, out);
+        self.lose_executor(taskmanager, ExceptionKind::ExecutorLost, cause, now_ms, out);
     }
 
     /// What was asked to end on a TaskManager has: its process is no more.

@@ -94,6 +94,8 @@ pub enum Event {
         taskmanager: TaskManagerId,
         /// How.
         cause: String,
+        /// Whether its code ended it, by an abort, a fault or an exit, and nobody from outside.
+        own_doing: bool,
     },
     /// A TaskManager registered, for the first time or again, with all it runs of this job.
     TaskManagerHere {
@@ -239,6 +241,9 @@ pub enum Intent {
         /// What failed.
         cause: String,
     },
+    /// What has failed is to be remembered, without waiting for something else that is recorded; see
+    /// [`Job::exceptions_since`](super::Job::exceptions_since).
+    Exceptions,
     /// A task failed and the job is going to end.
     Failing {
         /// The first failure.
@@ -276,7 +281,7 @@ pub enum IntentKind {
     Placement,
     /// [`Intent::Deployment`].
     Deployment,
-    /// [`Intent::Running`], [`Intent::Restarting`] or [`Intent::Failing`]: nothing waits for it.
+    /// [`Intent::Running`], [`Intent::Restarting`], [`Intent::Exceptions`] or [`Intent::Failing`]: nothing waits for it.
     Status,
     /// [`Intent::FinishExecutions`].
     FinishExecutions,
@@ -296,7 +301,7 @@ impl Intent {
         match self {
             Self::Placement(_) => IntentKind::Placement,
             Self::Deployment => IntentKind::Deployment,
-            Self::Running | Self::Restarting { .. } | Self::Failing { .. } => IntentKind::Status,
+            Self::Running | Self::Restarting { .. } | Self::Exceptions | Self::Failing { .. } => IntentKind::Status,
             Self::FinishExecutions { .. } => IntentKind::FinishExecutions,
             Self::ReserveCheckpoint(checkpoint) => IntentKind::ReserveCheckpoint(*checkpoint),
             Self::CompleteCheckpoint(stored) => IntentKind::CompleteCheckpoint(stored.checkpoint()),

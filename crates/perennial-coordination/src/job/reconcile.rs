@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use perennial_types::{ExecutionAttemptId, ExecutionState, TaskManagerId};
+use perennial_types::{ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::{Command, Effect, ExecutorState, Host, Job, Phase, Stage, Step};
-use crate::restart_strategy::FailureKind;
 
 impl Job {
     /// A TaskManager says all it runs of this job.
@@ -63,7 +62,7 @@ impl Job {
             Stage::Ready { .. } | Stage::Empty => {
                 self.end_cancelled(taskmanager, now_ms);
                 let cause = format!("TaskManager {taskmanager} came back without the job's executor");
-                self.lose_executor(taskmanager, &cause, now_ms, out);
+                self.lose_executor(taskmanager, ExceptionKind::ExecutorLost, cause, now_ms, out);
             }
             Stage::Stopping => self.on_executor_stopped(taskmanager, now_ms, out),
         }
@@ -149,7 +148,8 @@ impl Job {
         if !lost.is_empty() {
             let whom: Vec<String> = lost.iter().map(|id| self.executions.describe(*id)).collect();
             let cause = format!("TaskManager {taskmanager} no longer runs {}", whom.join(", "));
-            self.fail_executions(lost, &cause, FailureKind::Loss, now_ms, out);
+            let failure = self.describe_failure(ExceptionKind::ExecutorLost, cause, &lost);
+            self.fail_executions(lost, failure, now_ms, out);
         }
     }
 
@@ -191,13 +191,9 @@ impl Job {
                 .iter()
                 .filter_map(|id| Some(format!("{} on {}", self.executions.describe(*id), on(id)?)))
                 .collect();
-            self.fail_executions(
-                lost,
-                &format!("tasks were lost: {}", whom.join(", ")),
-                FailureKind::Loss,
-                now_ms,
-                out,
-            );
+            let cause = format!("tasks were lost: {}", whom.join(", "));
+            let failure = self.describe_failure(ExceptionKind::ExecutorLost, cause, &lost);
+            self.fail_executions(lost, failure, now_ms, out);
         }
     }
 
@@ -226,6 +222,7 @@ impl Job {
         let waited = perennial_types::format_duration(self.patience.reconciliation);
         let cause =
             format!("tasks were lost: TaskManager {} did not come to the leader within {waited}", names.join(", "));
-        self.fail_executions(lost, &cause, FailureKind::Loss, now_ms, out);
+        let failure = self.describe_failure(ExceptionKind::TaskManagerLost, cause, &lost);
+        self.fail_executions(lost, failure, now_ms, out);
     }
 }

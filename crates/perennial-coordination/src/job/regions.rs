@@ -40,6 +40,8 @@ struct Region {
     /// The checkpoint its current attempts start from, from the first deployment on: a task of it that is deployed again
     /// starts from the same one.
     restore: Option<Arc<StoredCheckpoint>>,
+    /// The entry of the exception history that says why it restarts, or restarted last.
+    exception: Option<u64>,
 }
 
 /// All regions. Keeps counts, so that the job's status costs the same for one region and for fifty thousand.
@@ -67,7 +69,14 @@ impl Regions {
                     *of = region;
                 }
             }
-            list.push(Region { tasks, step: Step::Unplaced, failed: false, finished: false, restore: None });
+            list.push(Region {
+                tasks,
+                step: Step::Unplaced,
+                failed: false,
+                finished: false,
+                restore: None,
+                exception: None,
+            });
         }
         let unplaced = (0..list.len()).collect();
         let deploying = BTreeSet::new();
@@ -119,6 +128,17 @@ impl Regions {
             at.failed = true;
             self.failed += 1;
         }
+    }
+
+    /// It restarts because of this entry of the exception history.
+    pub(super) fn set_exception(&mut self, region: usize, number: Option<u64>) {
+        if let Some(at) = self.list.get_mut(region) {
+            at.exception = number;
+        }
+    }
+
+    pub(super) fn exception(&self, region: usize) -> Option<u64> {
+        self.list.get(region)?.exception
     }
 
     /// Every task of it has finished.

@@ -1,10 +1,12 @@
 //! What TaskManagers report about executions.
 
-use perennial_types::{ExecutionState, TaskManagerId};
+use std::collections::BTreeSet;
 
+use perennial_types::{ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId};
+
+use super::exceptions::Failure;
 use super::{Command, Effect, ExecutionUpdate, Job, JobStatus, Phase, Step};
 use crate::checkpoint;
-use crate::restart_strategy::FailureKind;
 
 impl Job {
     /// Takes a report about one execution.
@@ -44,7 +46,14 @@ impl Job {
     /// Does what the new state of an execution asks for.
     pub(super) fn react(&mut self, update: ExecutionUpdate, now_ms: u64, out: &mut Vec<Effect>) {
         let ExecutionUpdate { attempt, state, failure, peer_lost, .. } = update;
-        let Some(region) = self.region_of(attempt).filter(|_| self.phase == Phase::Active) else { return };
+        let Some(region) = self.region_of(attempt) else { return };
+        if self.phase != Phase::Active {
+            if state == ExecutionState::Failed {
+                let failure = self.failure_of(attempt, failure, peer_lost);
+                self.note_ending_exception(&failure, now_ms);
+            }
+            return;
+        }
         let whom = || self.executions.describe(attempt);
         let step = self.regions.step(region);
         match (state, step) {
@@ -54,25 +63,33 @@ impl Job {
                 self.coordinate(checkpoint::Event::TaskFinished(attempt), out);
             }
             (ExecutionState::Failed, _) => {
-                let at = self.executions.get(attempt).and_then(|execution| execution.assignment());
-                let at = at.map_or_else(String::new, |at| format!(" on TaskManager {}", at.taskmanager));
-                let failure = failure.unwrap_or_else(|| "no cause was given".to_owned());
-                let cause = format!("{}{at} failed: {failure}", whom());
-                // Those connected to a dead process often tell first.
-                let kind = if peer_lost { FailureKind::Loss } else { FailureKind::Task };
-                self.fail_region(region, cause, kind, now_ms, out);
+                let failure = self.failure_of(attempt, failure, peer_lost);
+                self.fail_regions(&BTreeSet::from([region]), failure, now_ms, out);
             }
             (_, Step::Restarting { .. }) => {}
             (ExecutionState::Canceling | ExecutionState::Canceled, Step::Reconciling) => {
                 let cause = format!("{} was cancelled by an earlier leader", whom());
-                self.fail_region(region, cause, FailureKind::Loss, now_ms, out);
+                let failure = self.describe_failure(ExceptionKind::ExecutorLost, cause, &[attempt]);
+                self.fail_regions(&BTreeSet::from([region]), failure, now_ms, out);
             }
             (ExecutionState::Canceled, _) => {
                 let cause = format!("{} was cancelled without being asked to", whom());
-                self.fail_region(region, cause, FailureKind::Task, now_ms, out);
+                let failure = self.describe_failure(ExceptionKind::TaskFailed, cause, &[attempt]);
+                self.fail_regions(&BTreeSet::from([region]), failure, now_ms, out);
             }
             _ => {}
         }
+    }
+
+    /// What its TaskManager says of an execution that failed.
+    fn failure_of(&self, attempt: ExecutionAttemptId, failure: Option<String>, peer_lost: bool) -> Failure {
+        let at = self.executions.get(attempt).and_then(|execution| execution.assignment());
+        let at = at.map_or_else(String::new, |at| format!(" on TaskManager {}", at.taskmanager));
+        let failure = failure.unwrap_or_else(|| "no cause was given".to_owned());
+        let cause = format!("{}{at} failed: {failure}", self.executions.describe(attempt));
+        // Those connected to a dead process often tell first.
+        let what = if peer_lost { ExceptionKind::ConnectionLost } else { ExceptionKind::TaskFailed };
+        self.describe_failure(what, cause, &[attempt])
     }
 
     /// Whether the log says that the job is restarting: then a region that a new leader finds broken is no new failure.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use perennial_types::{ExecutionAttemptId, ExecutionState, JobStatus, TaskManagerId};
 
+use super::exceptions::Failure;
 use super::{Command, Effect, Intent, Job, Outcome, Phase, Stage, Step, Timer};
 use crate::checkpoint;
 use crate::restart_strategy::{Decision, FailureKind};
@@ -14,77 +15,88 @@ impl Job {
     pub(super) fn fail_executions(
         &mut self,
         executions: Vec<ExecutionAttemptId>,
-        cause: &str,
-        kind: FailureKind,
+        failure: Failure,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
         let mut regions = BTreeSet::new();
         for attempt in executions {
-            self.transition(attempt, ExecutionState::Failed, Some(cause.to_owned()), now_ms);
+            self.transition(attempt, ExecutionState::Failed, Some(failure.cause.clone()), now_ms);
             regions.extend(self.region_of(attempt));
         }
-        self.fail_regions(&regions, cause.to_owned(), kind, now_ms, out);
-    }
-
-    pub(super) fn fail_region(
-        &mut self,
-        region: usize,
-        cause: String,
-        kind: FailureKind,
-        now_ms: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        self.fail_regions(&BTreeSet::from([region]), cause, kind, now_ms, out);
+        self.fail_regions(&regions, failure, now_ms, out);
     }
 
     /// Restarts regions for one reason, or fails the job when its strategy says so. However many regions one thing hits, it
     /// is one failure. A region that restarts already goes on restarting.
-    fn fail_regions(
+    pub(super) fn fail_regions(
         &mut self,
         regions: &BTreeSet<usize>,
-        cause: String,
-        kind: FailureKind,
+        failure: Failure,
         now_ms: u64,
         out: &mut Vec<Effect>,
     ) {
-        if regions.is_empty() {
-            return;
-        }
+        let Some(first) = regions.first() else { return };
         if self.phase != Phase::Active {
-            if kind == FailureKind::Loss {
-                self.add_cause(&cause);
+            self.note_ending_exception(&failure, now_ms);
+            if failure.kind == FailureKind::Loss {
+                self.add_cause(&failure.cause);
             }
             return;
         }
+        let (cause, kind) = (&failure.cause, failure.kind);
         let restarts = |region: &usize| matches!(self.regions.step(*region), Step::Restarting { .. });
         let fresh: Vec<usize> = regions.iter().copied().filter(|region| !restarts(region)).collect();
         if fresh.is_empty() {
-            // What was taken for a loss was the echo of a failed task.
-            if let Some(reason) = self.strategy.suppresses(kind) {
-                self.fail(format!("{cause}; {reason}"), now_ms, out);
+            match (self.strategy.suppresses(kind), self.regions.exception(*first)) {
+                // What was taken for a loss was the echo of a failed task.
+                (Some(reason), _) => self.fail_for(&failure, format!("{cause}; {reason}"), now_ms, out),
+                (None, Some(number)) => self.add_exception(number, &failure, now_ms),
+                (None, None) => {}
             }
             return;
         }
         let taken_over = |region: &usize| self.regions.step(*region) == Step::Reconciling;
-        let untold = !self.is_told && kind == FailureKind::Loss;
-        if untold || (self.restart_is_logged() && fresh.iter().all(taken_over)) {
-            // Nothing was told to run, or an earlier leader has decided about it: that is no failure of today.
-            self.restart(&fresh, &cause, Duration::ZERO, now_ms, out);
+        if self.restart_is_logged() && fresh.iter().all(taken_over) && self.is_recorded(&fresh) {
+            // An earlier leader has decided about it: that is no failure of today, but its wait may not be over.
+            let (number, rest) =
+                (self.exceptions().last().map(|newest| newest.number), self.strategy.remaining(now_ms));
+            self.restart(&fresh, cause, number, rest, now_ms, out);
+            return;
+        }
+        if !self.is_told && kind == FailureKind::Loss {
+            // Nothing was told to run, so nothing is lost but a place.
+            let number = self.open_exception(&failure, cause, now_ms);
+            self.restart(&fresh, cause, Some(number), Duration::ZERO, now_ms, out);
             return;
         }
         match self.strategy.decide(kind, now_ms) {
-            Decision::Restart { after } => self.restart(&fresh, &cause, after, now_ms, out),
-            Decision::Suppress { reason } => self.fail(format!("{cause}; {reason}"), now_ms, out),
+            Decision::Restart { after } => {
+                let number = self.open_exception(&failure, cause, now_ms);
+                self.restart(&fresh, cause, Some(number), after, now_ms, out);
+            }
+            Decision::Suppress { reason } => self.fail_for(&failure, format!("{cause}; {reason}"), now_ms, out),
         }
     }
 
-    fn restart(&mut self, regions: &[usize], cause: &str, after: Duration, now_ms: u64, out: &mut Vec<Effect>) {
+    /// Restarts regions because of an entry of the exception history.
+    fn restart(
+        &mut self,
+        regions: &[usize],
+        cause: &str,
+        exception: Option<u64>,
+        after: Duration,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
         self.coordinate(checkpoint::Event::TasksLost, out);
         if self.is_told && self.logged != JobStatus::Restarting {
             self.logged = JobStatus::Restarting;
             self.restarts = self.restarts.saturating_add(1);
             out.push(Effect::Record(Intent::Restarting { cause: cause.to_owned() }));
+        } else if self.is_told && !after.is_zero() {
+            // Otherwise it is recorded with the next placement. While the wait goes on the log has time for it.
+            out.push(Effect::Record(Intent::Exceptions));
         }
         let waits = !after.is_zero();
         if waits {
@@ -96,6 +108,7 @@ impl Job {
         let mut attempts = Vec::new();
         for region in regions {
             self.regions.set(*region, Step::Restarting { wait: self.restart_wait, waits });
+            self.regions.set_exception(*region, exception);
             if self.is_told {
                 self.regions.show_restart(*region);
             }

@@ -1,6 +1,7 @@
 //! A job as clients see it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use perennial_coordination::job::Job;
@@ -38,6 +39,7 @@ pub(super) fn of(
     });
     JobView {
         executions: executions.collect(),
+        exceptions: Arc::clone(job.exceptions()),
         first_checkpoint,
         summary: JobSummary {
             job: about.job,

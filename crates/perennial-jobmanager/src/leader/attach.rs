@@ -97,9 +97,9 @@ impl Leader {
                 }
             }
             FromTaskManager::Progress(progress) => self.take_progress(progress),
-            FromTaskManager::ExecutorLost { job, cause } => {
-                warn!(%taskmanager, job_id = %job, cause, "executor lost");
-                self.masters.tell(job, Mail::Event(Event::ExecutorLost { taskmanager, cause })).await;
+            FromTaskManager::ExecutorLost { job, cause, own_doing } => {
+                warn!(%taskmanager, job_id = %job, cause, own_doing, "executor lost");
+                self.masters.tell(job, Mail::Event(Event::ExecutorLost { taskmanager, cause, own_doing })).await;
             }
             // A second registration on one stream is taken by the conversation.
             FromTaskManager::Register(_) => {}

@@ -16,7 +16,7 @@ use perennial_rpc::dispatcher::{
     CancelJobError, ExecutionSummary, JobDetails, JobSummaries, JobSummary, SubmitJob, SubmitJobError,
     TaskManagerSummary, Unavailable,
 };
-use perennial_types::{ExecutionState, JobGraph, JobId, JobStatus, RequestId, RestoreSettings};
+use perennial_types::{ExceptionEntry, ExecutionState, JobGraph, JobId, JobStatus, RequestId, RestoreSettings};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -142,6 +142,24 @@ impl Leader {
             Some(view) => JobDetails { summary: view.summary.clone(), executions: view.executions.clone(), ..details },
             None => details,
         }))
+    }
+
+    /// What has failed of one job, newest first.
+    pub(crate) async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        self.meta.read_barrier().await.map_err(unwritten)?;
+        let live = self.masters.get(job).map(|handle| Arc::clone(&handle.view.borrow()));
+        let mut entries = match live.or_else(|| self.masters.ended(job)) {
+            Some(view) => view.exceptions.to_vec(),
+            None => {
+                let state = self.meta.state();
+                if state.job_head(job).map_err(unreadable)?.is_none() {
+                    return Ok(None);
+                }
+                state.exceptions(job).map_err(unreadable)?.unwrap_or_default().entries
+            }
+        };
+        entries.reverse();
+        Ok(Some(entries))
     }
 
     /// Follows one job until it ends.

@@ -11,7 +11,9 @@ use perennial_coordination::slot::Ledger;
 use perennial_coordination::validate;
 use perennial_meta::{ArtifactRecord, Command, DesiredState, JobRecord, MetaStore, PlacedExecution, ReadError};
 use perennial_types::config::options;
-use perennial_types::{JobGraph, JobId, JobStatus, PlanRequest};
+use perennial_types::{
+    ExceptionEntry, ExceptionKind, JobException, JobExceptions, JobGraph, JobId, JobStatus, PlanRequest,
+};
 use tracing::{error, warn};
 
 use super::Leader;
@@ -28,6 +30,7 @@ pub(super) struct Found {
     artifact: Option<ArtifactRecord>,
     /// Its checkpoints, with the directory they are below, or why they are not known.
     checkpoints: Result<(CheckpointRecord, Option<String>), CannotRecover>,
+    exceptions: JobExceptions,
     index: u64,
 }
 
@@ -69,7 +72,8 @@ fn find(meta: &MetaStore, job: JobId) -> Result<Option<Found>, ReadError> {
         Err(CannotRecover::Read(error)) => return Err(error),
         checkpoints => checkpoints,
     };
-    Ok(Some(Found { executions: state.executions(job)?, artifact, checkpoints, record, index: state.applied() }))
+    let (executions, exceptions) = (state.executions(job)?, state.exceptions(job)?.unwrap_or_default());
+    Ok(Some(Found { executions, artifact, checkpoints, exceptions, record, index: state.applied() }))
 }
 
 fn assignment(placed: &PlacedExecution) -> Assignment {
@@ -100,7 +104,7 @@ fn effective_config(
 impl Leader {
     /// Gives a job of the log its JobMaster, or ends it with the reason why it cannot have one.
     pub(super) fn take_over(self: &Arc<Self>, found: Found) {
-        let Found { record, executions, artifact, checkpoints, index } = found;
+        let Found { record, executions, artifact, checkpoints, exceptions, index } = found;
         let job_id = record.job;
         let problem = match (validate(&record.graph), &artifact, &checkpoints) {
             (Err(error), ..) => Some(format!("it cannot be recovered: {error}")),
@@ -149,9 +153,11 @@ impl Leader {
         // Executors write below it and have a directory of their own by default.
         config.insert(options::CHECKPOINTING_DIR.key.to_owned(), checkpointing.directory.clone());
         let seed = u64::from_le_bytes(*job_id.as_bytes().first_chunk().unwrap_or(&[0; 8]));
-        let strategy =
-            RestartStrategy::new(restart_policy(&config, checkpointing.when.interval.is_some()), record.restarts, seed);
+        let policy = restart_policy(&config, checkpointing.when.interval.is_some());
+        let strategy = RestartStrategy::new(policy, exceptions.memory, seed);
         let job = Job::recover(record.graph.clone(), self.settings.patience, strategy, checkpointing.when, known);
+        let exceptions_kept = self.settings.exceptions_kept;
+        let job = job.with_exceptions(exceptions.entries, exceptions_kept as usize);
         let about = About {
             job: job_id,
             config,
@@ -160,6 +166,7 @@ impl Leader {
             artifact,
             submitted_ms: record.submitted_ms,
             checkpointing,
+            exceptions_kept,
         };
         let (meta, resources, sessions) = (self.meta.clone(), self.resources.clone(), Arc::clone(&self.sessions));
         let (master, handle) = JobMaster::new(about, job, places, meta, resources, sessions);
@@ -197,8 +204,15 @@ impl Leader {
 
     /// Records the end of a job that has no JobMaster.
     pub(super) async fn end_unstarted(&self, job: JobId, failure: &str) {
-        let failure = Some(failure.to_owned());
-        let command = Command::EndJob { job, status: JobStatus::Failed, at_ms: unix_ms(), failure };
+        let (status, at_ms) = (JobStatus::Failed, unix_ms());
+        // Without its exception history it ends all the same.
+        let known = self.meta.state().exceptions(job).ok().flatten().unwrap_or_default();
+        let number = known.entries.last().map_or(0, |newest| newest.number + 1);
+        let root = JobException { at_ms, kind: ExceptionKind::JobFailed, text: failure.to_owned(), task: None };
+        let news = JobExceptions { entries: vec![ExceptionEntry::new(number, root)], memory: known.memory };
+        let end = Command::EndJob { job, status, at_ms, failure: Some(failure.to_owned()) };
+        let command =
+            Command::RecordExceptions { job, news, kept: self.settings.exceptions_kept, then: Some(Box::new(end)) };
         let write = crate::job_master::record(&self.meta, job, command);
         if let Some(Err(reason)) = self.token().run_until_cancelled(write).await {
             warn!(job_id = %job, reason, "the job's end was not recorded");

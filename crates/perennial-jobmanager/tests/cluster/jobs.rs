@@ -292,7 +292,9 @@ async fn reports_that_make_no_sense_change_nothing() {
         result: Ok(perennial_rpc::taskmanager::CommandDone::Done),
     };
     taskmanager.say(FromTaskManager::Answer(answer)).await;
-    taskmanager.say(FromTaskManager::ExecutorLost { job: JobId::random(), cause: "none".to_owned() }).await;
+    taskmanager
+        .say(FromTaskManager::ExecutorLost { job: JobId::random(), cause: "none".to_owned(), own_doing: false })
+        .await;
     taskmanager.finish(id).await;
     reach(&dispatcher, id, JobStatus::Finished).await;
     stop(jobmanager).await;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use perennial_types::{
-    AllocationId, ArtifactDigest, ClusterId, ElectionCause, Incarnation, JobGraph, JobManagerId, PlanRequest,
-    SlotIndex, TakeOver, TaskManagerId, VertexId,
+    AllocationId, ArtifactDigest, ClusterId, ElectionCause, ExceptionEntry, ExceptionKind, Incarnation, JobException,
+    JobGraph, JobManagerId, PlanRequest, RestartMemory, SlotIndex, TakeOver, TaskManagerId, VertexId,
 };
 
 mod checkpoint;
@@ -338,4 +338,52 @@ fn commands_keep_their_bytes() {
         format!("010901{}", "03".repeat(16)),
         "variants keep their numbers"
     );
+}
+
+fn failures(job: JobId, numbers: &[u64], then: Option<Command>) -> Command {
+    let root = |number: &u64| JobException {
+        at_ms: *number,
+        kind: ExceptionKind::TaskFailed,
+        text: format!("failure {number}"),
+        task: None,
+    };
+    let entries = numbers.iter().map(|number| ExceptionEntry::new(*number, root(number))).collect();
+    let memory = RestartMemory { restarts: numbers.len() as u32, ..RestartMemory::default() };
+    Command::RecordExceptions { job, news: JobExceptions { entries, memory }, kept: 2, then: then.map(Box::new) }
+}
+
+fn remembered(map: &Map, job: JobId) -> Option<Vec<u64>> {
+    let exceptions = read::<kv::exceptions::Exceptions>(map, &job).unwrap();
+    exceptions.map(|exceptions| exceptions.entries.iter().map(|entry| entry.number).collect())
+}
+
+/// One entry holds a restart and its cause: a new leader finds both or neither.
+#[test]
+fn failures_are_remembered_with_what_follows_from_them() {
+    let mut map = with_job(&[JobStatus::Created, JobStatus::Running]);
+    let restarting = set(job(1), JobStatus::Restarting);
+    assert_eq!(map.run(failures(job(1), &[0], Some(restarting.clone()))), Outcome::Done);
+    assert_eq!((map.head(job(1)).status, map.head(job(1)).restarts), (JobStatus::Restarting, 1));
+    assert_eq!(map.run(failures(job(1), &[1], Some(restarting))), Outcome::Ignored, "of the status it is no news");
+    assert_eq!(remembered(&map, job(1)), Some(vec![0, 1]));
+    assert_eq!(map.run(failures(job(1), &[2], None)), Outcome::Done);
+    assert_eq!(remembered(&map, job(1)), Some(vec![1, 2]), "the oldest goes");
+    let ended = end_command(job(1), JobStatus::Failed);
+    assert_eq!(map.run(failures(job(1), &[3], Some(ended))), Outcome::Done);
+    assert_eq!(map.head(job(1)).status, JobStatus::Failed);
+    assert_eq!(remembered(&map, job(1)), Some(vec![2, 3]));
+}
+
+#[test]
+fn of_a_job_that_has_ended_or_is_unknown_no_failure_is_added_and_forgetting_it_forgets_them() {
+    let mut map = with_job(&[JobStatus::Created]);
+    map.run(failures(job(1), &[0], Some(end_command(job(1), JobStatus::Failed))));
+    let again = failures(job(1), &[1], Some(end_command(job(1), JobStatus::Canceled)));
+    assert_eq!(map.run(again), Outcome::AlreadyEnded(job(1), JobStatus::Failed));
+    assert_eq!(map.run(failures(job(1), &[1], None)), Outcome::AlreadyEnded(job(1), JobStatus::Failed));
+    assert_eq!(remembered(&map, job(1)), Some(vec![0]));
+    assert_eq!(map.run(failures(job(2), &[0], None)), Outcome::UnknownJob(job(2)));
+    assert_eq!(remembered(&map, job(2)), None);
+    map.run(Command::ForgetJobs { jobs: vec![job(1)] });
+    assert_eq!(remembered(&map, job(1)), None);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use perennial_types::{
-    ClaimMode, ClusterId, ElectionCause, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch, RestoreSettings,
-    TakeOver, TaskManagerId,
+    ClaimMode, ClusterId, ElectionCause, ExceptionEntry, JobGraph, JobId, JobManagerId, JobStatus, LeaderEpoch,
+    RestoreSettings, TakeOver, TaskManagerId,
 };
 
 use super::{
@@ -56,6 +56,14 @@ fn graph_to_json(graph: &JobGraph) -> prost::bytes::Bytes {
 
 fn graph_from_json(json: &[u8], field: &'static str) -> Result<JobGraph, WireError> {
     serde_json::from_slice(json).map_err(|error| WireError::invalid(field, error))
+}
+
+pub(super) fn exceptions_to_json(entries: &[ExceptionEntry]) -> prost::bytes::Bytes {
+    serde_json::to_vec(entries).expect("entries have only text keys, so they have a JSON form").into()
+}
+
+pub(super) fn exceptions_from_json(json: &[u8]) -> Result<Vec<ExceptionEntry>, WireError> {
+    serde_json::from_slice(json).map_err(|error| WireError::invalid("get_exceptions.entries", error))
 }
 
 fn bytes(id: impl AsRef<[u8]>) -> prost::bytes::Bytes {
@@ -507,6 +515,28 @@ mod tests {
             graph: graph(),
             restore: Some(RestoreSettings { path: "/s".to_owned(), allow_non_restored: true, claim: ClaimMode::Claim }),
         }
+    }
+
+    #[test]
+    fn an_exception_history_comes_back_as_it_was() {
+        let root = perennial_types::JobException {
+            at_ms: 7,
+            kind: perennial_types::ExceptionKind::TaskFailed,
+            text: "why".to_owned(),
+            task: Some(perennial_types::FailedTask {
+                attempt: perennial_types::ExecutionAttemptId {
+                    vertex: VertexId::from_bytes([1; 16]),
+                    subtask: 2,
+                    attempt: 3,
+                },
+                name: "map".to_owned(),
+                taskmanager: Some(TaskManagerId("tm".to_owned())),
+                endpoint: None,
+            }),
+        };
+        let entries = vec![ExceptionEntry::new(5, root)];
+        assert_eq!(exceptions_from_json(&exceptions_to_json(&entries)).unwrap(), entries);
+        assert!(exceptions_from_json(b"[{}]").unwrap_err().to_string().contains("get_exceptions.entries"));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use perennial_types::{JobId, RequestId};
+use perennial_types::{ExceptionEntry, JobId, RequestId};
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::RoutesBuilder;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::convert::{exceptions_from_json, exceptions_to_json};
 use super::{
     CancelJobError, ClusterStatus, DispatcherGateway, JobDetails, JobSummaries, JobSummary, LeadershipSummary, Stale,
     SubmitJob, SubmitJobError, TaskManagerSummary, Unavailable,
@@ -92,6 +93,20 @@ impl<G: DispatcherGateway> pb::dispatcher_server::Dispatcher for DispatcherServe
             Err(error) => (Answer::Unavailable(error.into()), None),
         };
         Ok(Response::new(pb::GetJobResponse { result: Some(answer), age: age.map(Into::into) }))
+    }
+
+    async fn get_exceptions(
+        &self,
+        request: Request<pb::GetExceptionsRequest>,
+    ) -> Result<Response<pb::GetExceptionsResponse>, Status> {
+        use pb::get_exceptions_response::Result as Answer;
+        let job = id(&request.into_inner().job, "get_exceptions.job").map_err(malformed)?;
+        let answer = match self.gateway.exceptions(job).await {
+            Ok(Some(entries)) => Answer::Entries(exceptions_to_json(&entries)),
+            Ok(None) => Answer::UnknownJob(pb::UnknownJob {}),
+            Err(error) => Answer::Unavailable(error.into()),
+        };
+        Ok(Response::new(pb::GetExceptionsResponse { result: Some(answer) }))
     }
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<pb::WatchJobResponse, Status>> + Send>>;
@@ -252,6 +267,19 @@ impl DispatcherGateway for DispatcherClient {
         let (value, age) = self.get(job, true).await?;
         let age = age.ok_or_else(|| self.unreachable(WireError::missing("get_job.age")))?;
         Ok(Stale { value, age: age.into() })
+    }
+
+    async fn exceptions(&self, job: JobId) -> Result<Option<Vec<ExceptionEntry>>, Unavailable> {
+        use pb::get_exceptions_response::Result as Answer;
+        let mut client = self.client.clone();
+        let request = pb::GetExceptionsRequest { job: job.as_bytes().to_vec().into() };
+        let response = self.answer(client.get_exceptions(request)).await?;
+        match response.result {
+            Some(Answer::Entries(json)) => exceptions_from_json(&json).map(Some).map_err(self.not_understood()),
+            Some(Answer::UnknownJob(_)) => Ok(None),
+            Some(Answer::Unavailable(error)) => Err(error.try_into().unwrap_or_else(self.not_understood())),
+            None => Err(self.unreachable(WireError::missing("get_exceptions.result"))),
+        }
     }
 
     async fn watch_job(&self, job: JobId) -> Result<Option<JobSummaries>, Unavailable> {

@@ -205,7 +205,11 @@ pub(crate) fn from_taskmanager() -> impl Strategy<Value = FromTaskManager> {
         answer().prop_map(FromTaskManager::Answer),
         execution().prop_map(FromTaskManager::Execution),
         vec(progress(), FEW).prop_map(FromTaskManager::Progress),
-        (job(), any::<String>()).prop_map(|(job, cause)| FromTaskManager::ExecutorLost { job, cause }),
+        (job(), any::<String>(), any::<bool>()).prop_map(|(job, cause, own_doing)| FromTaskManager::ExecutorLost {
+            job,
+            cause,
+            own_doing
+        }),
         checkpoint().prop_map(FromTaskManager::Checkpoint),
     ]
 }

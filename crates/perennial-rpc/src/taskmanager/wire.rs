@@ -47,8 +47,8 @@ impl From<FromTaskManager> for pb::TaskManagerMessage {
             FromTaskManager::Answer(answer) => Message::Answer(answer.into()),
             FromTaskManager::Execution(report) => Message::Execution(report.into()),
             FromTaskManager::Progress(tasks) => Message::Progress(pb::ProgressReport { tasks: all(tasks) }),
-            FromTaskManager::ExecutorLost { job, cause } => {
-                Message::ExecutorLost(pb::ExecutorLost { job: raw(job.as_bytes()), cause })
+            FromTaskManager::ExecutorLost { job, cause, own_doing } => {
+                Message::ExecutorLost(pb::ExecutorLost { job: raw(job.as_bytes()), cause, own_doing })
             }
             FromTaskManager::Checkpoint(report) => Message::Checkpoint(report.into()),
         };
@@ -70,9 +70,11 @@ impl TryFrom<pb::TaskManagerMessage> for FromTaskManager {
             Message::Answer(answer) => Self::Answer(answer.try_into()?),
             Message::Execution(report) => Self::Execution(report.try_into()?),
             Message::Progress(progress) => Self::Progress(each(progress.tasks)?),
-            Message::ExecutorLost(lost) => {
-                Self::ExecutorLost { job: id(&lost.job, "executor_lost.job")?, cause: lost.cause }
-            }
+            Message::ExecutorLost(lost) => Self::ExecutorLost {
+                job: id(&lost.job, "executor_lost.job")?,
+                cause: lost.cause,
+                own_doing: lost.own_doing,
+            },
             Message::Checkpoint(report) => Self::Checkpoint(report.try_into()?),
         })
     }

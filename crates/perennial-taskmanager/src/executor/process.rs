@@ -33,11 +33,51 @@ pub(crate) enum Ended {
     Unknown,
 }
 
+/// Signals a process brings upon itself: number, name, and what it usually means of a job.
+const OWN_SIGNALS: [(Signal, &str, &str); 7] = [
+    (
+        Signal::ABORT,
+        "SIGABRT",
+        "its code aborted: `std::process::abort`, a stack overflow, memory that could not be had, or a panic that cannot unwind",
+    ),
+    (
+        Signal::SEGV,
+        "SIGSEGV",
+        "it touched memory that is not its own: mostly a stack overflow, else unsafe or foreign code",
+    ),
+    (
+        Signal::BUS,
+        "SIGBUS",
+        "it touched memory that is not there: a mapped file was cut short, or its disk is full or broken",
+    ),
+    (Signal::ILL, "SIGILL", "it ran an instruction this machine does not have: it may be built for another processor"),
+    (Signal::FPE, "SIGFPE", "foreign code divided by zero"),
+    (Signal::TRAP, "SIGTRAP", "its code stopped itself"),
+    (Signal::SYS, "SIGSYS", "it made a system call that is forbidden here"),
+];
+
+impl Ended {
+    /// Whether its own code ended it, as opposed to somebody outside or nobody knows who.
+    pub(crate) fn is_own_doing(self) -> bool {
+        match self {
+            Self::Code(_) => true,
+            Self::Signal(number) => OWN_SIGNALS.iter().any(|(signal, ..)| signal.as_raw() == number),
+            Self::Unknown => false,
+        }
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
-            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Signal(number) => {
+                write!(f, "killed by signal {number}")?;
+                match OWN_SIGNALS.iter().find(|(signal, ..)| signal.as_raw() == *number) {
+                    Some((_, name, meaning)) => write!(f, " ({name}: {meaning})"),
+                    None => Ok(()),
+                }
+            }
             Self::Unknown => f.write_str("gone; how it ended is known only to the TaskManager process that started it"),
         }
     }

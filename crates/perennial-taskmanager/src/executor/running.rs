@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::files::Record;
 use super::link::{Link, LinkError};
+use super::memory::MemoryWatch;
 use super::output::Output;
 use super::process::{Ended, Process};
 use super::{ADOPT_TIMEOUT, ExecutorEvent, KILL_TIMEOUT, ORDERS_MAX, Order, Sink, Supervisor, check};
@@ -18,7 +19,7 @@ use crate::artifacts::Artifact;
 
 /// How supervision ended.
 enum End {
-    Lost(String),
+    Lost { cause: String, own_doing: bool },
     Gone,
     Left,
 }
@@ -30,6 +31,7 @@ pub(super) struct Running {
     /// Keeps the file from being evicted.
     _artifact: Artifact,
     output: Output,
+    memory: MemoryWatch,
     /// None while the connection is broken.
     link: Option<Link>,
     hello: Option<Hello>,
@@ -75,6 +77,7 @@ impl Running {
             record,
             _artifact: artifact,
             output,
+            memory: MemoryWatch::start(),
             fence: hello.fence,
             stale_commands: 0,
             link: Some(link),
@@ -96,7 +99,7 @@ impl Running {
         self.output.finish().await;
         supervisor.clean().await;
         let event = match outcome {
-            End::Lost(cause) => ExecutorEvent::Lost { cause },
+            End::Lost { cause, own_doing } => ExecutorEvent::Lost { cause, own_doing },
             End::Gone | End::Left => ExecutorEvent::Gone,
         };
         supervisor.events.tell(event).await;
@@ -115,7 +118,15 @@ impl Running {
             }
             match self.next_wake(supervisor, &mut heartbeat).await {
                 Wake::Leave => return End::Left,
-                Wake::Ended(ended) => return self.ended(supervisor, format_args!("{ended}")),
+                Wake::Ended(ended) => {
+                    let how = match ended {
+                        Ended::Code(_) => format!("{ended} without being asked to, as `std::process::exit` does"),
+                        Ended::Signal(9) => format!("{ended} (SIGKILL, from outside: {})", self.memory.explain()),
+                        Ended::Unknown => format!("{ended} ({})", self.memory.explain()),
+                        Ended::Signal(_) => ended.to_string(),
+                    };
+                    return self.ended(supervisor, how, ended.is_own_doing());
+                }
                 Wake::Said(Ok(message)) => self.said(supervisor, message).await,
                 Wake::Said(Err(error)) => self.broken(supervisor, &error),
                 Wake::Relinked(Ok((link, hello))) => self.relinked(link, hello).await,
@@ -153,7 +164,10 @@ impl Running {
                     };
                     return self.kill(supervisor, cause).await;
                 }
-                Wake::Heartbeat => self.send(self.fence, 0, ExecutorAction::Heartbeat).await,
+                Wake::Heartbeat => {
+                    self.memory.look();
+                    self.send(self.fence, 0, ExecutorAction::Heartbeat).await;
+                }
             }
         }
     }
@@ -266,7 +280,7 @@ impl Running {
         }
     }
 
-    fn ended<S: Sink>(&self, supervisor: &Supervisor<S>, how: impl std::fmt::Display) -> End {
+    fn ended<S: Sink>(&self, supervisor: &Supervisor<S>, how: impl std::fmt::Display, own_doing: bool) -> End {
         // Whatever it started and left behind ends with it.
         self.process.kill();
         if self.is_stopping {
@@ -275,7 +289,7 @@ impl Running {
         }
         let cause = format!("{how}{}", supervisor.last_words());
         warn!(job = %self.record.job, pid = self.record.pid, cause, "executor lost");
-        End::Lost(cause)
+        End::Lost { cause, own_doing }
     }
 
     async fn kill<S: Sink>(&mut self, supervisor: &Supervisor<S>, cause: String) -> End {
@@ -286,7 +300,7 @@ impl Running {
         if timeout(KILL_TIMEOUT, self.process.ended()).await.is_err() {
             warn!(job = %self.record.job, pid = self.record.pid, "executor was killed and has not ended");
         }
-        self.ended(supervisor, cause)
+        self.ended(supervisor, cause, false)
     }
 }
 

@@ -131,7 +131,7 @@ impl Owner {
                 let words = files.last_lines();
                 let cause = format!("ended while no TaskManager watched it: {words}");
                 warn!(%job, pid = record.pid, cause, "executor lost");
-                self.ledger.executor_lost(job, cause);
+                self.ledger.executor_lost(job, cause, false);
                 files.clean();
                 continue;
             };
@@ -167,11 +167,11 @@ impl Owner {
                 warn!(%job, cause, "executor not started");
                 self.ended(job, &cause);
             }
-            ExecutorEvent::Lost { cause } => {
+            ExecutorEvent::Lost { cause, own_doing } => {
                 let wanted = self.executors.get(&job).is_some_and(|e| !matches!(e.stage, Stage::Stopping { .. }));
                 if wanted {
-                    self.ledger.executor_lost(job, cause.clone());
-                    self.report(FromTaskManager::ExecutorLost { job, cause: cause.clone() });
+                    self.ledger.executor_lost(job, cause.clone(), own_doing);
+                    self.report(FromTaskManager::ExecutorLost { job, cause: cause.clone(), own_doing });
                 }
                 self.ended(job, &cause);
             }
@@ -307,7 +307,7 @@ impl Owner {
         for job in jobs {
             // What the executor says of its executions from here on is no news about the job: it was told to end them.
             let cause = format!("its TaskManager {} was shut down", self.dir.id());
-            self.report(FromTaskManager::ExecutorLost { job, cause });
+            self.report(FromTaskManager::ExecutorLost { job, cause, own_doing: false });
             self.stop_one(job, None, Some(SHUTDOWN_GRACE), None);
         }
     }

@@ -119,7 +119,7 @@ async fn reported(jobmanager: &JobManager, job: JobId, subtask: u32, state: Exec
 async fn lost(jobmanager: &JobManager, job: JobId) -> String {
     jobmanager
         .hears("a lost executor", |message| match message {
-            FromTaskManager::ExecutorLost { job: lost, cause } if *lost == job => Some(cause.clone()),
+            FromTaskManager::ExecutorLost { job: lost, cause, .. } if *lost == job => Some(cause.clone()),
             _ => None,
         })
         .await

@@ -45,7 +45,9 @@ static MEANINGLESS_HERE: &str = "
     taskmanager.network.memory.buffer-debloat. taskmanager.network.memory.read-buffer. taskmanager.network.netty.
     taskmanager.network.partition-request-timeout taskmanager.network.request-backoff. taskmanager.network.retries
     taskmanager.network.sort-shuffle. taskmanager.network.tcp-connection. taskmanager.rpc. taskmanager.runtime.
-    taskmanager.slot. taskmanager.system-out. traces. user.artifacts. web. yarn. zookeeper.
+    taskmanager.slot. taskmanager.system-out. traces. user.artifacts.
+    web.access-control-allow-origin web.adaptive-scheduler. web.cancel. web.checkpoints. web.history web.log.path
+    web.refresh-interval web.rescale. web.submit. web.timeout web.tmpdir web.upload. yarn. zookeeper.
 ";
 
 /// Older names of options, which stand in many users' files.

@@ -155,6 +155,8 @@ options! {
         "Port of REST, UI and clients; 0 takes a free one.";
     REST_BIND_ADDRESS: String = "rest.bind-address", "0.0.0.0",
         "Address the REST port listens on.";
+    WEB_EXCEPTION_HISTORY_SIZE: NonZeroU32 = "web.exception-history-size", "16",
+        "Failures of a job that are remembered, the newest of them.";
     REST_MAX_CONTENT_LENGTH: ByteSize = "rest.server.max-content-length", "256 mb",
         "Largest artifact that can be uploaded.";
     CLIENT_TIMEOUT: Duration = "client.timeout", "60 s",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use perennial_types::{
     AllocationId, CheckpointId, CheckpointMetadata, ExecutionAttemptId, ExecutionState, JobEdge, JobId, JobStatus,
-    ShipStrategy, SlotIndex, SnapshotKind, TaskManagerId, VertexId,
+    RestartMemory, ShipStrategy, SlotIndex, SnapshotKind, TaskManagerId, VertexId,
 };
 
 use crate::checkpoint::{CheckpointRecord, Settings, StoredCheckpoint};
@@ -37,12 +37,16 @@ pub(super) fn update(attempt: ExecutionAttemptId, state: ExecutionState) -> Exec
 
 /// Losses restart at once, then after 1 s, 1.5 s; failed tasks fail the job.
 pub(super) fn losses_only() -> RestartStrategy {
-    RestartStrategy::new(Policy::LossesOnly(Backoff { jitter: 0.0, ..Backoff::default() }), 0, 1)
+    RestartStrategy::new(Policy::LossesOnly(Backoff { jitter: 0.0, ..Backoff::default() }), RestartMemory::default(), 1)
 }
 
 /// Everything restarts after a second, forever.
 pub(super) fn always() -> RestartStrategy {
-    RestartStrategy::new(Policy::FixedDelay { attempts: u32::MAX, delay: Duration::from_secs(1) }, 0, 1)
+    RestartStrategy::new(
+        Policy::FixedDelay { attempts: u32::MAX, delay: Duration::from_secs(1) },
+        RestartMemory::default(),
+        1,
+    )
 }
 
 /// A checkpoint every second, given up after ten minutes.
@@ -103,6 +107,7 @@ pub(super) fn text(effect: &Effect) -> String {
         Effect::Record(Intent::Deployment) => "record CREATED".to_owned(),
         Effect::Record(Intent::Running) => "record RUNNING".to_owned(),
         Effect::Record(Intent::Restarting { .. }) => "record RESTARTING".to_owned(),
+        Effect::Record(Intent::Exceptions) => "record failures".to_owned(),
         Effect::Record(Intent::Failing { .. }) => "record FAILING".to_owned(),
         Effect::Record(Intent::FinishExecutions { attempts }) => format!("record {} finished", attempts.len()),
         Effect::Record(Intent::ReserveCheckpoint(checkpoint)) => format!("reserve {checkpoint}"),
@@ -263,7 +268,11 @@ impl Fixture {
     }
 
     pub(super) fn lose_executor(&mut self, name: &str) -> Vec<String> {
-        self.apply(Event::ExecutorLost { taskmanager: tm(name), cause: "killed by signal 9".to_owned() })
+        self.apply(Event::ExecutorLost {
+            taskmanager: tm(name),
+            cause: "killed by signal 9".to_owned(),
+            own_doing: false,
+        })
     }
 
     pub(super) fn lose(&mut self, name: &str) -> Vec<String> {

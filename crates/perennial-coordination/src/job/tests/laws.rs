@@ -53,7 +53,9 @@ fn event(shape: Shape) -> impl Strategy<Value = Event> {
             Event::CommandFailed { taskmanager, command, reason: "no".to_owned() }
         }),
         8 => (name(), report()).prop_map(|(taskmanager, update)| Event::Execution { taskmanager, update }),
-        1 => name().prop_map(|taskmanager| Event::ExecutorLost { taskmanager, cause: "signal".to_owned() }),
+        1 => (name(), any::<bool>()).prop_map(|(taskmanager, own_doing)| {
+            Event::ExecutorLost { taskmanager, cause: "signal".to_owned(), own_doing }
+        }),
         1 => name().prop_map(|taskmanager| Event::TaskManagerLost { taskmanager, reason: "silent".to_owned() }),
         1 => name().prop_map(|taskmanager| Event::TaskManagerDetached { taskmanager }),
         1 => (name(), liveness).prop_map(|(taskmanager, liveness)| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_types::{ExecutionState, JobStatus};
+use perennial_types::{ExecutionState, JobStatus, RestartMemory};
 
 use super::fixture::Shape::{Apart, Joined};
 use super::fixture::*;
@@ -105,7 +105,7 @@ fn two_regions_that_one_loss_hits_restart_together_and_count_once() {
 fn regions_restart_side_by_side() {
     let mut f = Fixture::running(Apart, losses_only());
     assert_eq!(f.lose_executor("a"), ["record RESTARTING", "place a"]);
-    assert_eq!(f.lose_executor("b"), ["timer Restart 1000 ms"]);
+    assert_eq!(f.lose_executor("b"), ["record failures", "timer Restart 1000 ms"]);
     assert_eq!(f.recorded(IntentKind::Placement, 40), ["a@40: start"]);
     assert_eq!(f.apply(Event::TimerFired(Timer::Restart(1))), ["place b"]);
     assert_eq!(f.recorded(IntentKind::Placement, 41), ["b@41: start"]);
@@ -123,13 +123,18 @@ fn what_is_lost_on_its_way_back_starts_over() {
     f.lose("a");
     f.report("b", 1, ExecutionState::Canceled);
     f.apply(Event::SlotsGranted(vec![at("c", 2)]));
-    assert_eq!(f.lose("c"), ["release c", "timer Restart 1000 ms"], "before its placement was committed");
+    assert_eq!(
+        f.lose("c"),
+        ["release c", "record failures", "timer Restart 1000 ms"],
+        "before its placement was committed"
+    );
     assert!(f.recorded(IntentKind::Placement, 40).is_empty(), "nobody is told to run what has no place any more");
     assert_eq!(f.apply(Event::TimerFired(Timer::Restart(1))), ["want 1", "timer Slots"]);
     assert_eq!(f.attempts(), [2, 2]);
     assert_eq!(f.apply(Event::SlotsGranted(vec![at("d", 0)])), ["place d b"]);
     f.recorded(IntentKind::Placement, 41);
-    assert_eq!(f.refused("d", CommandKind::StartExecutor), ["timer Restart 1500 ms"]);
+    f.now_ms += 1000;
+    assert_eq!(f.refused("d", CommandKind::StartExecutor), ["record failures", "timer Restart 1500 ms"]);
     assert_eq!(f.job.status(), JobStatus::Restarting);
 }
 
@@ -170,7 +175,7 @@ fn a_failed_task_behind_a_broken_exchange_fails_the_job() {
 #[test]
 fn a_spent_strategy_fails_the_job_in_its_own_words() {
     let policy = Policy::FixedDelay { attempts: 1, delay: Duration::ZERO };
-    let mut f = Fixture::running(Apart, RestartStrategy::new(policy, 0, 1));
+    let mut f = Fixture::running(Apart, RestartStrategy::new(policy, RestartMemory::default(), 1));
     assert_eq!(f.report("a", 0, ExecutionState::Failed), ["record RESTARTING", "place a"]);
     assert_eq!(f.report("b", 1, ExecutionState::Failed), ["record FAILING", "record FAILED"]);
     assert_eq!(

@@ -318,6 +318,7 @@ impl World {
                 log.in_flight.remove(&checkpoint);
             }
             Intent::End { status, .. } => log.status = status,
+            Intent::Exceptions => {}
         }
         let index = log.index;
         self.tell(Event::Recorded { kind, index });
@@ -489,7 +490,7 @@ impl World {
                 let tm = &mut self.tms[at];
                 if tm.executor.take().is_some() && tm.connected {
                     let (taskmanager, cause) = (TaskManagerId(NAMES[at].to_owned()), "killed".to_owned());
-                    tm.events.push_back(Event::ExecutorLost { taskmanager, cause });
+                    tm.events.push_back(Event::ExecutorLost { taskmanager, cause, own_doing: false });
                 }
             }
             Act::Break(at) if self.tms[at].connected => {
