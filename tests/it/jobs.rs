@@ -45,7 +45,7 @@ fn a_panic_fails_one_job_only() -> Result<()> {
     let bystander = cluster.submit("idle", 1, &[])?;
     cluster.wait_state(&bystander, "RUNNING", LIMIT)?;
     let binary = cluster.binary().display().to_string();
-    let output = cluster.cli(&["run", "--job-classname", "failing", &binary, "--", "--panic"]).output()?;
+    let output = cluster.cli(&["run", "--job-classname", "failing", &binary, "--", "--how", "panic"]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(8), "{text}");
     assert!(text.contains("panicked"), "{text}");

@@ -5,6 +5,7 @@ mod bad_input;
 mod checkpoints;
 mod demo;
 mod deploy;
+mod exceptions;
 mod golden;
 mod group;
 mod history;

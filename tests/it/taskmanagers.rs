@@ -166,7 +166,10 @@ fn tasks_that_ignore_being_cancelled_are_killed() -> Result<()> {
     assert!(log.lines().any(|line| line.contains("executor lost") && line.contains(cause)), "{log}");
 
     cluster.run_cli(&["cancel", &job.job])?;
-    cluster.wait_state(&job, "CANCELED", LIMIT)
+    cluster.wait_state(&job, "CANCELED", LIMIT)?;
+    let told = cluster.run_cli(&["exceptions", &job.job])?;
+    assert!(told.matches("(task.cancellation.timeout)").count() >= 2, "of the restart and of the cancel: {told}");
+    Ok(())
 }
 
 /// One executor dies: it is started again where it was, and the other one goes on being used.

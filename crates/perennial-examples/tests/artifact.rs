@@ -120,7 +120,7 @@ fn without_a_role_a_job_runs_in_the_process() {
     let failed = run(&["--job", "failing"]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(stderr(&failed).contains("record 100 is not welcome"), "{}", stderr(&failed));
-    let panicked = run(&["--job", "failing", "--panic"]);
+    let panicked = run(&["--job", "failing", "--how", "panic"]);
     assert_eq!(panicked.status.code(), Some(1));
     assert!(stderr(&panicked).contains("panicked: record 100 is not welcome"), "{}", stderr(&panicked));
 }
