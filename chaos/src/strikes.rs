@@ -37,6 +37,8 @@ pub(crate) enum Victim {
     Executor,
     /// Every JobManager.
     Group,
+    /// The JobManager that leads, paused and resumed: another leads meanwhile.
+    PausedLeader,
     /// A TaskManager with its executors, paused and resumed.
     PausedMachine,
     /// An executor, paused and resumed.
@@ -48,7 +50,7 @@ const KILLED: [Victim; 5] =
     [Victim::Leader, Victim::JobManager, Victim::TaskManager, Victim::Machine, Victim::Executor];
 
 /// What hostile strikes hit besides.
-const HOSTILE: [Victim; 3] = [Victim::Group, Victim::PausedMachine, Victim::PausedExecutor];
+const HOSTILE: [Victim; 4] = [Victim::Group, Victim::PausedLeader, Victim::PausedMachine, Victim::PausedExecutor];
 
 impl fmt::Display for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +61,7 @@ impl fmt::Display for Victim {
             Self::Machine => "TaskManagers with their executors",
             Self::Executor => "executors",
             Self::Group => "all JobManagers",
+            Self::PausedLeader => "leaders (paused)",
             Self::PausedMachine => "TaskManagers with their executors (paused)",
             Self::PausedExecutor => "executors (paused)",
         })
@@ -84,6 +87,8 @@ pub(crate) struct Strikes {
     second: bool,
     /// What is away or paused, and when it comes back.
     away: Vec<(Instant, Back)>,
+    /// When the JobManager that was paused last goes on.
+    paused_until: Instant,
     /// What was killed, in order.
     killed: Vec<Victim>,
 }
@@ -94,7 +99,8 @@ impl Strikes {
         let (random, started) = (Random::new(seed), Instant::now());
         let next = started + Duration::from_millis(BETWEEN_MS.start);
         let victims = KILLED.into_iter().chain(HOSTILE.into_iter().filter(|_| hostile)).collect();
-        Self { random, victims, started, next, second: false, away: Vec::new(), killed: Vec::new() }
+        let (away, killed) = (Vec::new(), Vec::new());
+        Self { random, victims, started, next, second: false, away, paused_until: started, killed }
     }
 
     /// Kills and starts what is due. Has to be called often.
@@ -147,11 +153,12 @@ impl Strikes {
         self.next = Instant::now() + Duration::from_millis(wait);
         let hit = match victim {
             // The group needs its majority, unless all of it is meant.
-            Victim::Leader | Victim::JobManager if self.is_away(|back| matches!(back, Back::JobManager(_))) => None,
-            Victim::Leader => {
-                let leader = cluster.leader(Duration::from_millis(300)).ok().map(|(leader, _)| leader);
-                leader.map(|leader| kill_jobmanagers(cluster, &[leader])).transpose()?
-            }
+            Victim::Leader | Victim::JobManager | Victim::PausedLeader if self.is_group_short() => None,
+            Victim::Leader | Victim::PausedLeader => match cluster.leader(Duration::from_millis(300)) {
+                Ok((leader, _)) if victim == Victim::Leader => Some(kill_jobmanagers(cluster, &[leader])?),
+                Ok((leader, _)) => Some(pause(vec![cluster.jobmanager(leader)?.pid()])),
+                Err(_) => None,
+            },
             Victim::JobManager => Some(kill_jobmanagers(cluster, &[chosen % cluster.jobmanager_count()])?),
             Victim::Group => {
                 let up: Vec<usize> =
@@ -187,6 +194,9 @@ impl Strikes {
         };
         let Some(backs) = hit else { return Ok(()) };
         self.killed.push(victim);
+        if victim == Victim::PausedLeader {
+            self.paused_until = Instant::now() + Duration::from_millis(away);
+        }
         let at = self.started.elapsed().as_secs_f64();
         eprintln!("{at:8.3} s: {victim}: {backs:?} for {away} ms");
         let back_at = Instant::now() + Duration::from_millis(away);
@@ -194,8 +204,10 @@ impl Strikes {
         Ok(())
     }
 
-    fn is_away(&self, wanted: impl Fn(&Back) -> bool) -> bool {
-        self.away.iter().any(|(_, back)| wanted(back))
+    /// Whether a JobManager is away or paused.
+    fn is_group_short(&self) -> bool {
+        let killed = self.away.iter().any(|(_, back)| matches!(back, Back::JobManager(_)));
+        killed || Instant::now() < self.paused_until
     }
 }
 
