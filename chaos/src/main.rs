@@ -8,6 +8,7 @@ mod compose;
 mod cycles;
 mod disk;
 mod exactly_once;
+mod golden;
 mod group;
 mod headless;
 mod interrupt;
@@ -80,6 +81,8 @@ enum Run {
     CheckpointSteps(checkpoint_steps::Options),
     /// Take 10,000 checkpoints in one run: their numbers rise, and what is on the disks stays as much.
     ManyCheckpoints(many_checkpoints::Options),
+    /// Run jobs whole, and with kills and restores at other parallelisms: both outputs are equal.
+    Golden(golden::Options),
     /// Keep processors and disk busy: the leader stays, writes work.
     Stability(stability::Options),
     /// Restart all JobManagers one after the other under load: no request fails, no task notices.
@@ -106,6 +109,7 @@ fn main() -> Result<ExitCode> {
         Run::Recovery(options) => recovery::run(&binary()?, &options)?,
         Run::CheckpointSteps(options) => checkpoint_steps::run(&binary()?, &options)?,
         Run::ManyCheckpoints(options) => many_checkpoints::run(&binary()?, &options)?,
+        Run::Golden(options) => golden::run(&binary()?, &options)?,
         Run::Stability(options) => stability::run(&binary()?, &options)?,
         Run::Rolling(options) => rolling::run(&binary()?, &options)?,
         Run::Compose => compose::run(&binary()?)?,
