@@ -82,9 +82,7 @@ impl<K: Key> Timers<K> {
         if !self.take(key, timer) {
             return false;
         }
-        let queue = self.queue(timer.domain);
-        queue.stale += 1;
-        if queue.stale > STALE_MIN && queue.stale * 2 > queue.heap.len() {
+        if self.queue(timer.domain).has_one_more_stale() {
             self.rebuild(timer.domain);
         }
         true
@@ -181,6 +179,12 @@ impl<K: Clone> Queue<K> {
         self.heap.push(Reverse(Due { timestamp, number: self.registered, key: key.clone() }));
     }
 
+    /// Number of entries, stale ones included.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Time of the first entry.
     pub(crate) fn first(&self) -> Option<i64> {
         self.heap.peek().map(|Reverse(due)| due.timestamp)
@@ -192,7 +196,14 @@ impl<K: Clone> Queue<K> {
         self.heap.pop().map(|Reverse(due)| (due.timestamp, due.key))
     }
 
-    fn skipped(&mut self) {
+    /// An entry is not to be found any more by what it says. Returns whether it is time to make the queue anew.
+    pub(crate) fn has_one_more_stale(&mut self) -> bool {
+        self.stale += 1;
+        self.stale > STALE_MIN && self.stale * 2 > self.heap.len()
+    }
+
+    /// A stale entry has gone.
+    pub(crate) fn skipped(&mut self) {
         self.stale = self.stale.saturating_sub(1);
     }
 }

@@ -60,6 +60,8 @@ impl<T: Record> DataStream<T> {
 
     /// Puts this stream beside one of which every subtask gets all records: rules, settings, small tables. Flink's `connect` with
     /// a `BroadcastStream`.
+    ///
+    /// Event time is how far both are: a broadcast stream without watermarks holds it back until it ends.
     pub fn connect_broadcast<B: Record>(&self, other: &DataStream<B>) -> BroadcastConnectedStream<T, B> {
         BroadcastConnectedStream { first: self.clone(), second: other.broadcast() }
     }
@@ -122,7 +124,9 @@ impl<A: Record, B: Record> BroadcastConnectedStream<A, B> {
 }
 
 impl<A: Record, Sel: KeySelector<A> + Clone + Sync> KeyedStream<A, Sel> {
-    /// Puts this stream beside one of which every subtask gets all records.
+    /// Puts this stream beside one of which every subtask gets all records. How long state lives is what was said of this one.
+    ///
+    /// Event time is how far both are: a broadcast stream without watermarks holds it back until it ends.
     pub fn connect_broadcast<B: Record>(&self, other: &DataStream<B>) -> KeyedBroadcastConnectedStream<A, Sel, B> {
         let (first, second) = (self.clone(), other.broadcast());
         KeyedBroadcastConnectedStream { ttl: self.ttl(), first, second, records: PhantomData }
