@@ -37,7 +37,7 @@ pub use clock::TaskClock;
 pub use event_time::{AssignWatermarks, Timestamps, WatermarkSettings};
 pub use head::{InputHead, SourceHead, TwoInputHead, TwoInputs};
 pub use keyed::{HashBy, KeyedFold};
-pub use operator::{ChainEvent, Output, SourceReader, SourceStatus, TaskError, UserError};
+pub use operator::{ChainEvent, Output, SourceReader, SourceStatus, Sweeping, TaskError, UserError};
 pub use perennial_exchange::{Counters, KeyHash, Payload, Route};
 pub use perennial_state::{ByOwned, ByRef, KeySelector};
 pub use snapshot::{Durable, OperatorState, Restored, SnapshotWriter, StateContext};

@@ -1,6 +1,6 @@
 //! What operators are to each other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use perennial_exchange::ExchangeError;
 use perennial_state::KeyedTable;
@@ -77,6 +77,8 @@ impl From<ExchangeError> for TaskError {
 pub enum ChainEvent<'a> {
     /// Here a checkpoint cuts: whoever has state adds it. What was pushed before is in it, what is pushed after is not.
     Snapshot(&'a mut SnapshotWriter),
+    /// There is time to go on with the tables of the last snapshot.
+    Sweep(&'a mut Sweeping),
     /// This checkpoint, and all before it, are complete and will be restored rather than older ones.
     Completed(CheckpointId),
     /// This checkpoint will never be complete.
@@ -98,8 +100,27 @@ impl ChainEvent<'_> {
     pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
         match self {
             Self::Snapshot(writer) => writer.keyed(of, name, table),
+            Self::Sweep(sweeping) => sweeping.more |= table.sweep(sweeping.until),
             Self::Completed(_) | Self::Aborted(_) | Self::Watermark(_) | Self::Idle | Self::Time(_) => {}
         }
+    }
+}
+
+/// A pause between two batches in which tables that were frozen are encoded.
+pub struct Sweeping {
+    until: Instant,
+    more: bool,
+}
+
+impl Sweeping {
+    /// A pause that ends then. Each table does a little even if that time has come.
+    pub(crate) fn new(until: Instant) -> Self {
+        Self { until, more: false }
+    }
+
+    /// Whether a table is not done yet.
+    pub(crate) fn more(&self) -> bool {
+        self.more
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The thread polls its tasks in turn, each for some batches. A task that finds no input sends its open batches at
 //! once, a busy one at the latest after the buffer timeout. When no task can do anything the thread waits to be woken: by
-//! an element that arrives, by credit that comes back, by a command, or by the clock: of a source or of an operator.
+//! an element that arrives, by credit that comes back, by a command, or by the clock: of a source or of an operator. A task
+//! that has taken a snapshot encodes its tables between its batches, a piece per turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -165,6 +166,12 @@ impl SlotThread {
                 Ok(Some(Polled::Worked)) => {
                     any_worked = true;
                     Counters::add(&task.counters.busy_ns, nanos(now.saturating_duration_since(before)));
+                    i += 1;
+                    continue;
+                }
+                // It has nothing else to do, so it goes on with its snapshot at once.
+                Ok(Some(Polled::Idle(_) | Polled::Blocked)) if task.checkpointing.sweeping => {
+                    any_worked = true;
                     i += 1;
                     continue;
                 }

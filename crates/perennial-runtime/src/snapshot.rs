@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use perennial_state::{EntryBuffer, KeyedTable, StateFileError, StateFileReader};
+use perennial_state::{EntryBuffer, Freeze, Frozen, KeyedTable, StateFileError, StateFileReader, StateHeader};
 use perennial_types::{
     CheckpointId, Key, KeyGroupRange, OperatorId, OperatorInfo, OperatorRestore, Record, SnapshotKind,
 };
@@ -28,7 +28,7 @@ pub(crate) struct SnapshotPart {
     pub(crate) uid: String,
     pub(crate) version: u32,
     /// Its keyed states, by name.
-    pub(crate) keyed: BTreeMap<String, EntryBuffer>,
+    pub(crate) keyed: BTreeMap<String, Frozen>,
     pub(crate) list: Vec<Vec<u8>>,
     pub(crate) union_list: Vec<Vec<u8>>,
     pub(crate) broadcast: Option<Vec<u8>>,
@@ -66,16 +66,20 @@ impl SnapshotWriter {
         self.part(of).broadcast = Some(state);
     }
 
-    /// Adds a table under a name that the operator has for it alone. [`ChainEvent::keyed`](crate::ChainEvent::keyed) is the usual way
-    /// here.
+    /// Adds a table under a name that the operator has for it alone, as it is now. It is encoded later, piece by piece, with the
+    /// operator's help: [`ChainEvent::keyed`](crate::ChainEvent::keyed) does both, and is the way here.
     pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
-        self.entries(of, name, table.snapshot());
+        self.frozen(of, name, table.freeze(Freeze::Whole));
     }
 
     /// Adds state that belongs to keys and lies in something else than a table, under a name that the operator has for it alone. An
     /// empty buffer is a state, too.
     pub fn entries(&mut self, of: &StateContext, name: &str, entries: EntryBuffer) {
-        let before = self.part(of).keyed.insert(name.to_owned(), entries);
+        self.frozen(of, name, Frozen::whole(entries));
+    }
+
+    fn frozen(&mut self, of: &StateContext, name: &str, frozen: Frozen) {
+        let before = self.part(of).keyed.insert(name.to_owned(), frozen);
         debug_assert!(before.is_none(), "operator {} has state `{name}` twice", of.name);
     }
 
@@ -195,42 +199,55 @@ impl StateContext {
     /// The table of its keyed state of this name: what the checkpoint has of it, else empty.
     pub fn take_table<K: Key, V: Record>(&mut self, name: &str) -> Result<KeyedTable<K, V>, TaskError> {
         let mut table = KeyedTable::new();
-        self.restore(name, |step| match step {
-            RestoreStep::Expect(entries) => table.reserve(entries),
-            RestoreStep::Entry(key, value) => table.insert(key, value),
-        })?;
+        for (files, groups) in self.files_of(name)? {
+            for (file, header) in files {
+                for block in file.removed(header, groups) {
+                    let read = block.and_then(|block| block.read(|key, (): ()| drop(table.remove(&key))));
+                    read.map_err(|error| self.error(error))?;
+                }
+                table.reserve(usize::try_from(file.entries(header, groups)).unwrap_or_default());
+                for block in file.blocks(header, groups) {
+                    let read = block.and_then(|block| block.read(|key, value| table.insert(key, value)));
+                    read.map_err(|error| self.error(error))?;
+                }
+            }
+        }
         Ok(table)
     }
 
-    /// Hands out the entries of its keyed state of this name, for operators that keep it in something else than a table: none when
-    /// the checkpoint has none.
+    /// Hands out the entries of its keyed state of this name, for operators that keep it in something else than a table and add it by
+    /// [`SnapshotWriter::entries`]: none when the checkpoint has none.
     pub fn take_entries<K: Key, V: Record>(&mut self, name: &str, mut each: impl FnMut(K, V)) -> Result<(), TaskError> {
-        self.restore(name, |step| {
-            if let RestoreStep::Entry(key, value) = step {
-                each(key, value);
-            }
-        })
-    }
-
-    fn restore<K: Key, V: Record>(
-        &mut self,
-        name: &str,
-        mut each: impl FnMut(RestoreStep<K, V>),
-    ) -> Result<(), TaskError> {
-        let Restored::From(state) = &self.restored else { return Ok(()) };
-        for file in &state.files {
-            let Some(header) = file.header().state(self.operator, name) else { continue };
-            if header.version != self.version {
-                let (taken, now) = (header.version, self.version);
-                return Err(self.error(OtherVersion { name: name.to_owned(), taken, now }));
-            }
-            each(RestoreStep::Expect(usize::try_from(file.entries(header, state.groups)).unwrap_or_default()));
-            for block in file.blocks(header, state.groups) {
-                let read = block.and_then(|block| block.read(|key, value| each(RestoreStep::Entry(key, value))));
-                read.map_err(|error| self.error(error))?;
+        for (files, groups) in self.files_of(name)? {
+            let [(file, header)] = files.as_slice() else {
+                return Err(self.error(OfTable { name: name.to_owned() }));
+            };
+            for block in file.blocks(header, groups) {
+                block.and_then(|block| block.read(&mut each)).map_err(|error| self.error(error))?;
             }
         }
         Ok(())
+    }
+
+    /// The files of a state, those of each subtask that wrote it by themselves: the newest that has all of it, and those after it.
+    fn files_of(&self, name: &str) -> Result<Vec<(Vec<StateOfFile<'_>>, KeyGroupRange)>, TaskError> {
+        let Restored::From(state) = &self.restored else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for subtask in state.files.chunk_by(|one, next| one.header().subtask == next.header().subtask) {
+            let of_file = |file| Some((file, StateFileReader::header(file).state(self.operator, name)?));
+            let mut files: Vec<StateOfFile<'_>> = subtask.iter().filter_map(of_file).collect();
+            match files.iter().rposition(|(_, header)| header.base) {
+                Some(base) => drop(files.drain(..base)),
+                None if files.is_empty() => continue,
+                None => return Err(self.error(NoBase { name: name.to_owned() })),
+            }
+            if let Some((_, header)) = files.iter().find(|(_, header)| header.version != self.version) {
+                let (taken, now) = (header.version, self.version);
+                return Err(self.error(OtherVersion { name: name.to_owned(), taken, now }));
+            }
+            all.push((files, state.groups));
+        }
+        Ok(all)
     }
 
     /// What a task fails with when the state cannot be restored.
@@ -239,12 +256,23 @@ impl StateContext {
     }
 }
 
-/// What happens while a state is restored.
-enum RestoreStep<K, V> {
-    /// So many entries come now.
-    Expect(usize),
-    /// One of them.
-    Entry(K, V),
+/// A file, and what it says of one state.
+type StateOfFile<'a> = (&'a StateFileReader, &'a StateHeader);
+
+/// A state was in a table when it was written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the checkpoint has state `{name}` as changes of a table, the operator keeps it in something else; restore a savepoint"
+)]
+struct OfTable {
+    name: String,
+}
+
+/// The files with what has changed of a state are there, the one they are built on is not.
+#[derive(Debug, thiserror::Error)]
+#[error("the checkpoint has changes of state `{name}`, and no file that has all of it")]
+struct NoBase {
+    name: String,
 }
 
 /// A state whose types are others than those of the operator, as both say.

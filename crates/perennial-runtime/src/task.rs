@@ -11,13 +11,16 @@ use crate::builder::{SharedWriter, write_error};
 use crate::mailbox::{Mailbox, TaskCommand};
 use crate::upload::{Cut, SnapshotOf, Taken};
 use crate::valve::Valve;
-use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, TaskClock, TaskError};
+use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, Sweeping, TaskClock, TaskError};
 
 /// Batches a task may take at one poll before its neighbours in the slot get their turn.
 const BATCHES_PER_POLL: usize = 16;
 
 /// Records a source is asked for at once: what fits the innermost caches all the way down a chain.
 const SOURCE_BATCH: usize = 1024;
+
+/// Time for tables that are being encoded at one poll: a fraction of what a poll takes, and of what a record may wait.
+const SWEEP_TIME: Duration = Duration::from_micros(500);
 
 /// What a poll of a task came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub(crate) struct Checkpointing {
     mailbox: Arc<Mailbox>,
     aligner: Aligner,
     aligning_since: Option<Instant>,
+    /// Tables are being encoded for the last snapshot.
+    pub(crate) sweeping: bool,
     /// What is to be told to the owner of the slot.
     pub(crate) cuts: Vec<Cut>,
 }
@@ -84,7 +89,14 @@ pub(crate) struct Checkpointing {
 impl Checkpointing {
     /// Of a task that reads `input` and is told of checkpoints through `mailbox`.
     pub(crate) fn new(of: SnapshotOf, mailbox: Arc<Mailbox>, input: &Input) -> Self {
-        Self { of, mailbox, aligner: Aligner::new(input.channels()), aligning_since: None, cuts: Vec::new() }
+        Self {
+            of,
+            mailbox,
+            aligner: Aligner::new(input.channels()),
+            aligning_since: None,
+            sweeping: false,
+            cuts: Vec::new(),
+        }
     }
 }
 
@@ -121,6 +133,9 @@ impl Task {
         }
         if let Some(error) = self.room.failure() {
             return Err(error.clone().into());
+        }
+        if self.checkpointing.sweeping {
+            self.sweep(now + SWEEP_TIME)?;
         }
         // A task that is done needs no room, only that nothing waits: credit of a channel that has ended never comes back.
         let free = self.draining || self.room.is_free();
@@ -329,6 +344,7 @@ impl Task {
             let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
             exchange.barrier(barrier).map_err(|error| write_error(&self.vertex_name, error))?;
         }
+        self.checkpointing.sweeping = true;
         self.checkpointing.cuts.push(Cut::Taken(Box::new(Taken {
             of: self.checkpointing.of,
             writer,
@@ -343,7 +359,19 @@ impl Task {
         Polled::Blocked
     }
 
+    /// Goes on with the tables of the last snapshot.
+    fn sweep(&mut self, until: Instant) -> Result<(), TaskError> {
+        let mut sweeping = Sweeping::new(until);
+        self.head.control(&mut ChainEvent::Sweep(&mut sweeping))?;
+        self.checkpointing.sweeping = sweeping.more();
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<Polled, TaskError> {
+        // Nothing comes to a chain after its end, so the snapshot is brought to its own first.
+        while self.checkpointing.sweeping {
+            self.sweep(Instant::now() + SWEEP_TIME)?;
+        }
         self.head.control(&mut ChainEvent::Watermark(i64::MAX))?;
         self.head.finish()?;
         self.draining = true;

@@ -28,7 +28,8 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PARALLELISM: u32 = 2;
-const KEYS: u64 = 1000;
+/// Enough for tables whose snapshots take several turns.
+const KEYS: u64 = 5000;
 
 /// Numbers from 0 to an end; where it is, is its position.
 struct Numbers {

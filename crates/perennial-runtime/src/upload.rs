@@ -114,9 +114,9 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
     for (operator, part) in writer.parts {
         let SnapshotPart { uid, version, keyed: states, list, union_list, broadcast } = part;
         operators.push((operator, [list, union_list], broadcast, !states.is_empty()));
-        keyed.extend(states.into_iter().map(|(name, entries)| {
+        keyed.extend(states.into_iter().map(|(name, frozen)| {
             let uid = uid.clone();
-            KeyedState { operator, uid, name, version, entries }
+            KeyedState { operator, uid, name, version, frozen }
         }));
     }
     let elements = operators.iter().flat_map(|(_, lists, broadcast, _)| lists.iter().flatten().chain(broadcast));
@@ -134,7 +134,7 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
             key_groups,
             states: Vec::new(),
         };
-        let written = write_state_file(&*perennial_state::open(directory)?, &name, header, &keyed)?;
+        let written = write_state_file(&*perennial_state::open(directory)?, &name, header, keyed)?;
         bytes += written.bytes;
         file = Some(StateFile { name, bytes: written.bytes, crc: written.crc, key_groups: Some(key_groups) });
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! magic "PRNS", u32 version
 //! header    u32 length, JSON (StateFileHeader), u32 crc of length and JSON
-//! blocks    of each state in the header's order, in order of key group:
+//! blocks    of each state in the header's order, entries before removed keys, each in order of key group:
 //!           u16 group, u32 entries, u32 bytes, payload, u32 crc of payload
 //! index     a row per block: u16 group, u64 offset, u32 entries
 //! footer    u64 offset of the index, u32 crc of the index, u32 version, magic "SNRP"
@@ -13,6 +13,10 @@
 //! [`Record`](perennial_types::Record) of the key and that of the value. A key group with much state has several blocks, so
 //! that no reader needs memory for more than a block. The index lets a subtask that takes over some key groups read no others;
 //! what stands in front of a payload repeats its row, so every byte of the file is checked by somebody.
+//!
+//! A file may hold, of each state, only what has changed since the subtask wrote its file before: entries that are new or different,
+//! and behind them the keys that are gone, in blocks of their own. Read in order from the last file that has all of a state, such
+//! files are the state.
 
 mod read;
 #[cfg(test)]
@@ -79,14 +83,20 @@ pub struct StateHeader {
     pub key_type: String,
     /// Name of the value's type. For messages, too.
     pub value_type: String,
+    /// Whether this is all of the state; else it is what has changed, on top of the file that was written before.
+    pub base: bool,
     /// Number of entries.
     pub entries: u64,
-    /// Bytes of the entries.
+    /// Number of keys that were removed; they are so before the entries are set.
+    pub removed: u64,
+    /// Bytes of the entries and of the removed keys.
     pub bytes: u64,
     /// Its first row in the index.
     pub rows_at: u32,
-    /// Number of its rows.
+    /// Number of its rows for entries.
     pub rows: u32,
+    /// Number of its rows for removed keys, behind the others.
+    pub removed_rows: u32,
 }
 
 /// Why a state file cannot be used. None of it passes by itself, except what the system says.

@@ -8,9 +8,10 @@ mod format;
 mod metadata;
 mod selector;
 mod storage;
+mod sweep;
 mod table;
 
-pub use entries::EntryBuffer;
+pub use entries::{Entries, EntryBuffer};
 pub use format::{
     Block, KeyedState, STATE_FILE_VERSION, StateFileError, StateFileHeader, StateFileReader, StateHeader, WrittenFile,
     write_state_file,
@@ -20,4 +21,5 @@ pub use metadata::{
 };
 pub use selector::{ByOwned, ByRef, KeySelector};
 pub use storage::{LocalDirectory, Storage, open};
+pub use sweep::{Freeze, Frozen};
 pub use table::KeyedTable;

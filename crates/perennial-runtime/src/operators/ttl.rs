@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perennial_state::KeyedTable;
-use perennial_types::Key;
+use perennial_types::{Key, Record};
 
 use crate::timers::Queue;
 use crate::{ChainEvent, StateContext, TaskClock, TaskError};
@@ -66,7 +66,7 @@ type Use = (i64, i64);
 impl<K: Key> Ttl<K> {
     /// For an operator with these values. Those of which the checkpoint does not know when they were used, for it was taken
     /// without this, count as used now.
-    pub(super) fn restore<S>(
+    pub(super) fn restore<S: Record>(
         of: &mut StateContext,
         config: StateTtlConfig,
         clock: TaskClock,
@@ -116,7 +116,7 @@ impl<K: Key> Ttl<K> {
     }
 
     /// Removes expired keys, at most so many.
-    fn sweep<S>(&mut self, values: &mut KeyedTable<K, S>, most: usize) {
+    fn sweep<S: Record>(&mut self, values: &mut KeyedTable<K, S>, most: usize) {
         for _ in 0..most {
             let Some((due, key)) = self.queue.pop(self.now_ms) else { return };
             let Some((used, own)) = self.used.get_mut(&key).filter(|(_, own)| *own == due) else {
@@ -135,13 +135,18 @@ impl<K: Key> Ttl<K> {
     }
 
     /// A batch has ended.
-    pub(super) fn end<S>(&mut self, values: &mut KeyedTable<K, S>) {
+    pub(super) fn end<S: Record>(&mut self, values: &mut KeyedTable<K, S>) {
         self.sweep(values, SWEEP_MAX);
         self.ask_for_time();
     }
 
     /// Does its part in an event of the chain: what has expired is not in a snapshot, and goes when there is nothing else to do.
-    pub(super) fn control<S>(&mut self, of: &StateContext, event: &mut ChainEvent<'_>, values: &mut KeyedTable<K, S>) {
+    pub(super) fn control<S: Record>(
+        &mut self,
+        of: &StateContext,
+        event: &mut ChainEvent<'_>,
+        values: &mut KeyedTable<K, S>,
+    ) {
         match event {
             ChainEvent::Snapshot(_) => {
                 self.begin();

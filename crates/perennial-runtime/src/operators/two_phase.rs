@@ -135,7 +135,7 @@ impl<T: Send, S: TwoPhaseSink<T>> Output<T> for TwoPhaseOperator<T, S> {
             }
             // What was prepared for it goes with the next one.
             ChainEvent::Aborted(_) => {}
-            ChainEvent::Watermark(_) | ChainEvent::Idle | ChainEvent::Time(_) => {}
+            ChainEvent::Watermark(_) | ChainEvent::Idle | ChainEvent::Time(_) | ChainEvent::Sweep(_) => {}
         }
         Ok(())
     }

@@ -91,7 +91,6 @@ where
 
     fn snapshot(&self) -> EntryBuffer {
         let mut entries = EntryBuffer::new::<Sel::Key, (i64, A::Accumulator)>();
-        entries.reserve(self.panes.iter().map(|(_, table)| table.len()).sum());
         for (pane, table) in &self.panes {
             for (key, accumulator) in table.iter() {
                 entries.push_with(key, |out| {
@@ -213,7 +212,7 @@ where
 }
 
 /// The table of a pane, made when there is none.
-fn open<'a, K: perennial_types::Key, V>(
+fn open<'a, K: perennial_types::Key, V: perennial_types::Record>(
     panes: &'a mut Vec<Open<K, V>>,
     spare: &mut Vec<KeyedTable<K, V>>,
     pane: Pane,

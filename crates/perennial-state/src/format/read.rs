@@ -84,8 +84,25 @@ impl StateFileReader {
         state: &StateHeader,
         groups: KeyGroupRange,
     ) -> impl Iterator<Item = Result<Block, StateFileError>> {
-        let first = state.rows_at as usize;
-        let rows = first..first.saturating_add(state.rows as usize);
+        self.rows(state.rows_at as usize, state.rows, groups)
+    }
+
+    /// The blocks of its removed keys, likewise.
+    pub fn removed(
+        &self,
+        state: &StateHeader,
+        groups: KeyGroupRange,
+    ) -> impl Iterator<Item = Result<Block, StateFileError>> {
+        self.rows((state.rows_at as usize).saturating_add(state.rows as usize), state.removed_rows, groups)
+    }
+
+    fn rows(
+        &self,
+        first: usize,
+        count: u32,
+        groups: KeyGroupRange,
+    ) -> impl Iterator<Item = Result<Block, StateFileError>> {
+        let rows = first..first.saturating_add(count as usize);
         let wanted = move |at: &usize| self.index.get(*at).is_some_and(|row| groups.contains(row.group));
         rows.filter(wanted).map(|at| self.block(at))
     }
@@ -212,7 +229,7 @@ impl Raw<'_> {
         }
         let mut rows = 0u32;
         for state in &header.states {
-            let end = state.rows_at.checked_add(state.rows);
+            let end = state.rows_at.checked_add(state.rows).and_then(|end| end.checked_add(state.removed_rows));
             let (true, Some(end)) = (state.rows_at == rows, end) else {
                 return Err(self.damaged(HEAD_BYTES, "the states of the header do not follow each other"));
             };

@@ -9,7 +9,7 @@ use perennial_types::{JobId, Key, KeyGroupRange, MaxParallelism, OperatorId, Rec
 use proptest::prelude::*;
 
 use super::*;
-use crate::{EntryBuffer, Storage};
+use crate::{EntryBuffer, Frozen, Storage};
 use std::sync::Arc;
 
 /// Files in memory.
@@ -57,16 +57,15 @@ fn header() -> StateFileHeader {
 
 fn part<K: Key, V: Record>(operator: OperatorId, name: &str, entries: &[(K, V)]) -> KeyedState {
     let mut buffer = EntryBuffer::new::<K, V>();
-    buffer.reserve(entries.len());
     entries.iter().for_each(|(key, value)| buffer.push(key, value));
     assert_eq!((buffer.len(), buffer.is_empty()), (entries.len(), entries.is_empty()));
     let uid = format!("uid of {name}");
-    KeyedState { operator, uid, name: name.to_owned(), version: 3, entries: buffer }
+    KeyedState { operator, uid, name: name.to_owned(), version: 3, frozen: Frozen::whole(buffer) }
 }
 
-fn write(parts: &[KeyedState]) -> Vec<u8> {
+fn write(parts: impl Into<Vec<KeyedState>>) -> Vec<u8> {
     let storage = Memory::default();
-    let written = write_state_file(&storage, "f", header(), parts).unwrap();
+    let written = write_state_file(&storage, "f", header(), parts.into()).unwrap();
     let bytes = storage.get("f", None).unwrap();
     assert_eq!(written, WrittenFile { bytes: bytes.len() as u64, crc: crc32fast::hash(&bytes) });
     bytes
@@ -108,8 +107,29 @@ fn read_all(bytes: &[u8]) -> Result<(BTreeMap<u64, u64>, Words), StateFileError>
     let file = open(bytes)?;
     if file.header().state(WORDS, "panes").is_some() {
         read::<u8, bool>(&file, PANES_STATE, ALL)?;
+        let state = file.header().state(WORDS, "panes").unwrap();
+        file.removed(state, ALL).try_for_each(|block| block?.read(|_: u8, (): ()| ()))?;
     }
     Ok((read(&file, COUNTS_STATE, ALL)?, read(&file, WORDS_STATE, ALL)?))
+}
+
+/// What has changed of a state: these are set, those are gone.
+fn delta<K: Key, V: Record>(operator: OperatorId, name: &str, entries: &[(K, V)], gone: &[K]) -> KeyedState {
+    let mut state = part(operator, name, entries);
+    let mut removed = EntryBuffer::new::<K, ()>();
+    gone.iter().for_each(|key| removed.push(key, &()));
+    (state.frozen.base, state.frozen.removed) = (false, Some(removed.into()));
+    state
+}
+
+fn removed(file: &StateFileReader, (operator, name): (OperatorId, &str), groups: KeyGroupRange) -> Vec<u8> {
+    let state = file.header().state(operator, name).unwrap();
+    let mut keys = Vec::new();
+    for block in file.removed(state, groups) {
+        block.unwrap().read(|key: u8, (): ()| keys.push(key)).unwrap();
+    }
+    keys.sort_unstable();
+    keys
 }
 
 fn sample() -> [KeyedState; 3] {
@@ -119,7 +139,7 @@ fn sample() -> [KeyedState; 3] {
         .zip(1..)
         .map(|(word, n)| (word.to_string(), (n, vec![0xff; n as usize])))
         .collect();
-    [part(COUNTS, "counts", &counts), part(WORDS, "panes", &[(7u8, false)]), part(WORDS, "words", &words)]
+    [part(COUNTS, "counts", &counts), delta(WORDS, "panes", &[(7u8, false)], &[8, 9]), part(WORDS, "words", &words)]
 }
 
 /// The bytes of version 1 are written and read for ever.
@@ -133,20 +153,24 @@ fn version_1_is_the_fixture() {
     assert_eq!(words["not"], (4, vec![0xff; 4]));
     let file = open(&fixture).unwrap();
     assert_eq!(read(&file, PANES_STATE, ALL).unwrap(), BTreeMap::from([(7u8, false)]));
+    assert_eq!(removed(&file, PANES_STATE, ALL), [8, 9]);
+    let panes = file.header().state(WORDS, "panes").unwrap();
+    assert_eq!((panes.base, panes.entries, panes.removed, panes.bytes), (false, 1, 2, 4));
     let words = file.header().state(WORDS, "words").unwrap();
+    assert_eq!((words.base, words.removed), (true, 0));
     assert_eq!((words.uid.as_str(), words.version, words.entries, words.bytes), ("uid of words", 3, 4, 83));
     assert_eq!(
         (words.key_type.as_str(), words.value_type.as_str()),
         ("alloc::string::String", "(u64, alloc::vec::Vec<u8>)")
     );
     assert_eq!((file.header().state(COUNTS, "words"), file.header().state(WORDS, "word")), (None, None));
-    assert_eq!(write(&sample()), fixture);
+    assert_eq!(write(sample()), fixture);
 }
 
 /// Every single bit of a file is looked at.
 #[test]
 fn a_flipped_bit_is_refused_wherever_it_is() {
-    let bytes = write(&sample());
+    let bytes = write(sample());
     for at in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[at / 8] ^= 1 << (at % 8);
@@ -158,7 +182,7 @@ fn a_flipped_bit_is_refused_wherever_it_is() {
 
 #[test]
 fn a_file_that_is_cut_off_is_refused_wherever_it_ends() {
-    let bytes = write(&sample());
+    let bytes = write(sample());
     for length in 0..bytes.len() {
         assert!(read_all(&bytes[..length]).is_err(), "{length} bytes");
         // The size is that of the whole file, as the checkpoint has it.
@@ -170,7 +194,7 @@ fn a_file_that_is_cut_off_is_refused_wherever_it_ends() {
 
 #[test]
 fn errors_say_what_to_think_of_the_file() {
-    let bytes = write(&sample());
+    let bytes = write(sample());
     let mut newer = bytes.clone();
     newer[4] = 9;
     assert!(matches!(open(&newer), Err(StateFileError::Version { version: 9, .. })));
@@ -187,7 +211,7 @@ fn errors_say_what_to_think_of_the_file() {
 fn entries_of_other_subtasks_are_not_written() {
     let mut header = header();
     header.key_groups = KeyGroupRange { first: 0, last: 0 };
-    let error = write_state_file(&Memory::default(), "f", header, &sample()).unwrap_err();
+    let error = write_state_file(&Memory::default(), "f", header, sample().into()).unwrap_err();
     assert!(error.to_string().contains("another subtask's"), "{error}");
 }
 
@@ -197,7 +221,7 @@ fn a_large_key_group_has_several_blocks() {
     let mut header = header();
     header.max_parallelism = MaxParallelism::new(1).unwrap();
     let storage = Arc::new(Memory::default());
-    let written = write_state_file(&*storage, "f", header, &[part(COUNTS, "large", &entries)]).unwrap();
+    let written = write_state_file(&*storage, "f", header, vec![part(COUNTS, "large", &entries)]).unwrap();
     let file = StateFileReader::open(storage, "f", written.bytes).unwrap();
     assert_eq!(file.blocks(&file.header().states[0], ALL).count(), 14);
     assert_eq!(read::<u8, Vec<u8>>(&file, (COUNTS, "large"), ALL).unwrap(), entries.into_iter().collect());
@@ -215,7 +239,7 @@ proptest! {
             part(COUNTS, "counts", &counts.clone().into_iter().collect::<Vec<_>>()),
             part(WORDS, "words", &words.clone().into_iter().collect::<Vec<_>>()),
         ];
-        let bytes = write(&parts);
+        let bytes = write(parts);
         prop_assert_eq!(read_all(&bytes).unwrap(), (counts.clone(), words.clone()));
         let file = open(&bytes).unwrap();
         let (mut some_counts, mut some_words) = (BTreeMap::new(), BTreeMap::new());
@@ -249,10 +273,13 @@ proptest! {
             version: 0,
             key_type: String::new(),
             value_type: String::new(),
+            base: true,
             entries: 0,
+            removed: 0,
             bytes: 0,
             rows_at,
             rows,
+            removed_rows: 0,
         }];
         let json = serde_json::to_vec(&strange).unwrap();
         let mut bytes = [&MAGIC[..], &1u32.to_le_bytes(), &(json.len() as u32).to_le_bytes(), &json].concat();

@@ -1,12 +1,13 @@
 //! Writes a state file.
 
+use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 
-use perennial_types::{DecodeError, KeyGroup, MaxParallelism, OperatorId};
+use perennial_types::{DecodeError, KeyGroup, OperatorId};
 
-use super::{BLOCK_FRAME_BYTES, END_MAGIC, MAGIC, Row, STATE_FILE_VERSION, StateFileHeader, StateHeader};
-use crate::{EntryBuffer, Storage};
+use super::{END_MAGIC, MAGIC, Row, STATE_FILE_VERSION, StateFileHeader, StateHeader};
+use crate::entries::Entries;
+use crate::{Frozen, Storage};
 
 /// Payload after which a block ends and the next of its key group begins.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -21,8 +22,8 @@ pub struct KeyedState {
     pub name: String,
     /// Version of the operator's schema.
     pub version: u32,
-    /// Its entries, in any order.
-    pub entries: EntryBuffer,
+    /// What there is of it.
+    pub frozen: Frozen,
 }
 
 /// A file that is there now.
@@ -34,7 +35,7 @@ pub struct WrittenFile {
     pub crc: u32,
 }
 
-/// Writes the state of a subtask to `path`: durable when it returns.
+/// Writes the state of a subtask to `path`: durable when it returns. Waits for the sweeps of its tables.
 ///
 /// Sorts the entries by key group, which decodes every key; so this is nothing for a slot's thread. `header` comes with an empty list of
 /// states. An entry outside of `header.key_groups` is an error: another subtask would have to read it, and would not.
@@ -42,55 +43,49 @@ pub fn write_state_file(
     storage: &dyn Storage,
     path: &str,
     mut header: StateFileHeader,
-    states: &[KeyedState],
+    states: Vec<KeyedState>,
 ) -> io::Result<WrittenFile> {
-    let mut sorted = Vec::new();
-    let mut row = 0;
-    for state in states {
-        let entries = Sorted::new(&state.entries, header.max_parallelism).map_err(io::Error::other)?;
-        if let Some(block) = entries.blocks.iter().find(|block| !header.key_groups.contains(block.group)) {
-            let (uid, group) = (&state.uid, block.group.0);
-            let text = format!("operator {uid} has state of key group {group}, which is another subtask's");
-            return Err(io::Error::other(text));
-        }
-        let rows = u32::try_from(entries.blocks.len()).map_err(io::Error::other)?;
+    let mut blocks = VecDeque::new();
+    for KeyedState { operator, uid, name, version, frozen: Frozen { base, entries, removed } } in states {
+        let layout = entries.layout();
+        let entries = Grouped::new(entries, &header, &uid)?;
+        let removed = removed.map(|removed| Grouped::new(removed, &header, &uid)).transpose()?.unwrap_or_default();
+        let rows_at = u32::try_from(blocks.len()).map_err(io::Error::other)?;
         header.states.push(StateHeader {
-            operator: state.operator,
-            uid: state.uid.clone(),
-            name: state.name.clone(),
-            version: state.version,
-            key_type: state.entries.key_type().to_owned(),
-            value_type: state.entries.value_type().to_owned(),
-            entries: state.entries.len() as u64,
-            bytes: state.entries.bytes(),
-            rows_at: row,
-            rows,
+            operator,
+            uid,
+            name,
+            version,
+            key_type: layout.key_type.to_owned(),
+            value_type: layout.value_type.to_owned(),
+            base,
+            entries: entries.count,
+            removed: removed.count,
+            bytes: entries.bytes + removed.bytes,
+            rows_at,
+            rows: u32::try_from(entries.blocks.len()).map_err(io::Error::other)?,
+            removed_rows: u32::try_from(removed.blocks.len()).map_err(io::Error::other)?,
         });
-        row += rows;
-        sorted.push(entries);
+        blocks.extend(entries.blocks);
+        blocks.extend(removed.blocks);
     }
     let mut file = Pieces { bytes: 0, crc: crc32fast::Hasher::new(), index: Vec::new() };
-    let head = encode_header(&header)?;
-    let file_ref = &mut file;
-    let mut blocks = sorted.iter().flat_map(|entries| entries.blocks.iter().map(move |block| (entries, block)));
-    let mut step = Step::Head(head);
+    let mut head = Some(encode_header(&header)?);
+    let mut ended = false;
     let mut pieces = std::iter::from_fn(|| {
-        let piece = match std::mem::replace(&mut step, Step::Blocks) {
-            Step::Head(head) => head,
-            Step::Blocks => match blocks.next() {
-                Some((entries, block)) => file_ref.block(entries, block),
-                None => {
-                    step = Step::Done;
-                    file_ref.end()
+        let piece = match head.take() {
+            Some(head) => head,
+            None => match blocks.pop_front() {
+                Some(block) => file.block(&block),
+                None if !ended => {
+                    ended = true;
+                    file.end()
                 }
+                None => return None,
             },
-            Step::Done => {
-                step = Step::Done;
-                return None;
-            }
         };
-        file_ref.bytes += piece.len() as u64;
-        file_ref.crc.update(&piece);
+        file.bytes += piece.len() as u64;
+        file.crc.update(&piece);
         Some(piece)
     });
     storage.put(path, &mut pieces)?;
@@ -107,13 +102,6 @@ fn encode_header(header: &StateFileHeader) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What comes next.
-enum Step {
-    Head(Vec<u8>),
-    Blocks,
-    Done,
-}
-
 /// What was written so far.
 struct Pieces {
     bytes: u64,
@@ -122,20 +110,13 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn block(&mut self, entries: &Sorted<'_>, block: &PlannedBlock) -> Vec<u8> {
-        let count = block.entries.len() as u32;
-        Row { group: block.group, offset: self.bytes, entries: count }.encode(&mut self.index);
-        let mut piece = Vec::with_capacity(block.bytes as usize + BLOCK_FRAME_BYTES as usize);
-        piece.extend_from_slice(&block.group.0.to_le_bytes());
-        piece.extend_from_slice(&count.to_le_bytes());
-        piece.extend_from_slice(&block.bytes.to_le_bytes());
-        let payload = piece.len();
-        for index in entries.order.get(block.entries.clone()).unwrap_or_default() {
-            piece.extend_from_slice(entries.buffer.entry(*index as usize));
-        }
-        let crc = crc32fast::hash(piece.get(payload..).unwrap_or_default());
-        piece.extend_from_slice(&crc.to_le_bytes());
-        piece
+    fn block(&mut self, block: &GroupBlock) -> Vec<u8> {
+        let GroupBlock { group, entries, payload } = block;
+        Row { group: *group, offset: self.bytes, entries: *entries }.encode(&mut self.index);
+        let bytes = payload.len() as u32;
+        let crc = crc32fast::hash(payload);
+        let numbers = [&group.0.to_le_bytes()[..], &entries.to_le_bytes(), &bytes.to_le_bytes()].concat();
+        [&numbers, payload, &crc.to_le_bytes()[..]].concat()
     }
 
     fn end(&mut self) -> Vec<u8> {
@@ -150,78 +131,62 @@ impl Pieces {
 }
 
 /// Entries in order of key group, cut into blocks.
-struct Sorted<'a> {
-    buffer: &'a EntryBuffer,
-    /// Indices of entries.
-    order: Vec<u32>,
-    blocks: Vec<PlannedBlock>,
+#[derive(Default)]
+struct Grouped {
+    blocks: Vec<GroupBlock>,
+    count: u64,
+    bytes: u64,
 }
 
-struct PlannedBlock {
+struct GroupBlock {
     group: KeyGroup,
-    /// Its part of the order.
-    entries: Range<usize>,
-    bytes: u32,
+    entries: u32,
+    payload: Vec<u8>,
 }
 
 /// Why entries cannot be written.
 #[derive(Debug, thiserror::Error)]
-enum SortError {
+enum CannotWrite {
     #[error("a key in a table cannot be read back; its `Record` does not read what it writes")]
     Key(#[from] DecodeError),
-    #[error("{0} entries are more than a file of state holds")]
-    TooMany(usize),
-    #[error("an entry of {0} bytes is larger than a block of state")]
-    TooLarge(usize),
+    #[error("operator {uid} has state of key group {group}, which is another subtask's")]
+    NotOurs { uid: String, group: u16 },
+    #[error("an entry of operator {uid} has {bytes} bytes; a block of state holds less than 4 GiB")]
+    TooLarge { uid: String, bytes: usize },
 }
 
-impl<'a> Sorted<'a> {
-    /// A counting sort: as many steps as there are entries and key groups.
-    fn new(buffer: &'a EntryBuffer, max_parallelism: MaxParallelism) -> Result<Self, SortError> {
-        let count = u32::try_from(buffer.len()).map_err(|_| SortError::TooMany(buffer.len()))?;
-        let groups = buffer.key_groups(max_parallelism).collect::<Result<Vec<_>, _>>()?;
-        let mut next = vec![0u32; max_parallelism.get() as usize + 1];
-        for group in &groups {
-            if let Some(count) = next.get_mut(usize::from(group.0) + 1) {
-                *count += 1;
+impl Grouped {
+    /// Each entry goes to the end of the last block of its key group: one pass, in the order of the entries.
+    fn new(entries: Entries, header: &StateFileHeader, uid: &str) -> io::Result<Self> {
+        let first = header.key_groups.first;
+        let mut groups: Vec<Vec<GroupBlock>> = Vec::new();
+        groups.resize_with(header.key_groups.count(), Vec::new);
+        let layout = entries.layout();
+        let (mut count, mut bytes) = (0, 0);
+        entries.for_each(|entry| {
+            let group = layout.key_group(entry, header.max_parallelism).map_err(|error| other(error.into()))?;
+            let blocks = group.0.checked_sub(first).and_then(|at| groups.get_mut(usize::from(at)));
+            let Some(blocks) = blocks else {
+                return Err(other(CannotWrite::NotOurs { uid: uid.to_owned(), group: group.0 }));
+            };
+            if u32::try_from(entry.len()).is_err() {
+                return Err(other(CannotWrite::TooLarge { uid: uid.to_owned(), bytes: entry.len() }));
             }
-        }
-        for at in 1..next.len() {
-            let before = next.get(at - 1).copied().unwrap_or(0);
-            if let Some(count) = next.get_mut(at) {
-                *count += before;
-            }
-        }
-        let mut order = vec![0u32; buffer.len()];
-        for (index, group) in (0..count).zip(&groups) {
-            if let Some(at) = next.get_mut(usize::from(group.0)) {
-                if let Some(place) = order.get_mut(*at as usize) {
-                    *place = index;
+            count += 1;
+            bytes += entry.len() as u64;
+            match blocks.last_mut() {
+                Some(block) if block.payload.len() + entry.len() <= BLOCK_BYTES => {
+                    block.entries += 1;
+                    block.payload.extend_from_slice(entry);
                 }
-                *at += 1;
+                _ => blocks.push(GroupBlock { group, entries: 1, payload: entry.to_vec() }),
             }
-        }
-        let blocks = Self::plan(buffer, &groups, &order)?;
-        Ok(Self { buffer, order, blocks })
+            Ok(())
+        })?;
+        Ok(Self { blocks: groups.into_iter().flatten().collect(), count, bytes })
     }
+}
 
-    fn plan(buffer: &EntryBuffer, groups: &[KeyGroup], order: &[u32]) -> Result<Vec<PlannedBlock>, SortError> {
-        let mut blocks: Vec<PlannedBlock> = Vec::new();
-        for (at, index) in order.iter().enumerate() {
-            let Some(group) = groups.get(*index as usize).copied() else { continue };
-            let size = buffer.entry(*index as usize).len();
-            let fits = |block: &PlannedBlock| block.group == group && block.bytes as usize + size <= BLOCK_BYTES;
-            match blocks.last_mut().filter(|block| fits(block)) {
-                Some(block) => {
-                    block.entries.end += 1;
-                    block.bytes += size as u32;
-                }
-                None => {
-                    let bytes = u32::try_from(size).map_err(|_| SortError::TooLarge(size))?;
-                    blocks.push(PlannedBlock { group, entries: at..at + 1, bytes });
-                }
-            }
-        }
-        Ok(blocks)
-    }
+fn other(error: CannotWrite) -> io::Error {
+    io::Error::other(error)
 }
