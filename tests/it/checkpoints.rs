@@ -12,24 +12,34 @@ const KEYS: u64 = 1000;
 
 /// Starts the job whose output shows whether each record counted once. It runs until it is cancelled.
 fn submit(cluster: &Cluster, out: &Path, options: &[&str]) -> Result<Submission> {
+    submit_with(cluster, out, options, KEYS)
+}
+
+fn submit_with(cluster: &Cluster, out: &Path, options: &[&str], keys: u64) -> Result<Submission> {
     let out = out.display().to_string();
-    let keys = KEYS.to_string();
+    let keys = keys.to_string();
     cluster.submit_with("exactly_once", 2, options, &["--keys", &keys, "--rate", "20000", "--out", &out])
 }
 
 /// Numbers of the checkpoints that some JobManager has completed, each once, in order.
 fn completed(cluster: &mut Cluster) -> Result<Vec<u64>> {
+    let mut numbers = logged(cluster, "checkpoint=")?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// What the JobManagers say of completed checkpoints in this field, in the order of each.
+fn logged(cluster: &mut Cluster, field: &str) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for jobmanager in 0..cluster.jobmanager_count() {
         // One that was killed says nothing more.
         let Ok(process) = cluster.jobmanager(jobmanager) else { continue };
         let log = process.log();
         for line in log.lines().filter(|line| line.contains("checkpoint completed")) {
-            let (_, rest) = line.split_once("checkpoint=").with_context(|| line.to_owned())?;
+            let (_, rest) = line.split_once(field).with_context(|| line.to_owned())?;
             numbers.push(rest.split_whitespace().next().unwrap_or_default().parse()?);
         }
     }
-    numbers.sort_unstable();
     Ok(numbers)
 }
 
@@ -58,10 +68,14 @@ fn wait_restarts(cluster: &Cluster, job: &Submission, count: u64) -> Result<()> 
 
 /// Cancels the job and judges what it has finished.
 fn judge(cluster: &mut Cluster, job: &Submission, out: &Path) -> Result<()> {
+    judge_keys(cluster, job, out, KEYS)
+}
+
+fn judge_keys(cluster: &mut Cluster, job: &Submission, out: &Path, keys: u64) -> Result<()> {
     cluster.run_cli(&["cancel", &job.job])?;
     cluster.wait_state(job, "CANCELED", LIMIT)?;
     let counted = verify_exactly_once(out)?;
-    ensure!(counted.keys.len() as u64 == KEYS, "{} keys", counted.keys.len());
+    ensure!(counted.keys.len() as u64 == keys, "{} keys", counted.keys.len());
     let numbers = completed(cluster)?;
     ensure!(numbers.windows(2).all(|pair| pair.first() < pair.last()), "a number was used twice: {numbers:?}");
     Ok(())
@@ -82,6 +96,44 @@ fn an_executor_that_is_killed_loses_and_repeats_nothing() -> Result<()> {
         more(&mut cluster, 2)?;
     }
     judge(&mut cluster, &job, &out)
+}
+
+/// Checkpoints that have what has changed: their bytes follow the change, what is restored is all there was, and the directory holds
+/// what the newest needs and little more, though an executor dies in the middle of it.
+#[test]
+fn incremental_checkpoints_are_small_and_whole() -> Result<()> {
+    const KEYS: u64 = 20_000;
+    let mut cluster = cluster().taskmanagers(1, 2).start()?;
+    let out = cluster.dir().join("out");
+    let checkpoints = cluster.dir().join("checkpoints");
+    let directory = format!("execution.checkpointing.dir={}", checkpoints.display());
+    let (interval, incremental) =
+        ("execution.checkpointing.interval=200ms", "execution.checkpointing.incremental=true");
+    let options = ["-D", interval, "-D", incremental, "-D", &directory];
+    let job = submit_with(&cluster, &out, &options, KEYS)?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    wait_for("checkpoints much smaller than others", LIMIT, || {
+        let bytes = logged(&mut cluster, " bytes=")?;
+        // One that has all keys, and then one that has what changes from one to the next, which is a fifth of them.
+        let after = bytes.iter().skip_while(|bytes| **bytes < KEYS * 16);
+        ensure!(after.clone().any(|bytes| *bytes < KEYS * 8), "{bytes:?}");
+        Ok(())
+    })?;
+    kill_executor(&cluster)?;
+    wait_restarts(&cluster, &job, 1)?;
+    more(&mut cluster, 3)?;
+    wait_for("files that nobody needs to be deleted", LIMIT, || {
+        let names = |path: &Path| -> Result<Vec<String>> {
+            std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().display().to_string())).collect()
+        };
+        let directory = checkpoints.join(&job.job);
+        let (all, shared) = (names(&directory)?, names(&directory.join("shared"))?);
+        // One is kept and one may be on its way; of each of two subtasks ten files at most, and one that is written.
+        ensure!(all.len() <= 3 && shared.len() <= 22, "{all:?} {shared:?}");
+        ensure!(!shared.iter().any(|name| name.contains("-0-0-1.")), "of the attempt before: {shared:?}");
+        Ok(())
+    })?;
+    judge_keys(&mut cluster, &job, &out, KEYS)
 }
 
 /// The leader is killed between checkpoints and the tasks do not notice; the next leader goes on with the numbers, and an executor

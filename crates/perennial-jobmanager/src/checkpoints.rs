@@ -2,9 +2,16 @@
 //!
 //! ```text
 //! {execution.checkpointing.dir}/{job}/chk-{number}/_metadata
+//!                                   /shared/{vertex}-{subtask}-{attempt}-{number}.state
 //! ```
+//! The files of its tasks are beside the metadata or, when checkpoints are incremental, in the directory of shared files.
+//!
+//! What is discarded is deleted by name. The rest is found by looking: after a checkpoint, whatever has its number or a lower one
+//! and is neither kept nor named by what is kept will not be needed any more, since no task builds on a file that the newest
+//! checkpoint does not name. So shared files go with the last checkpoint that names them, and so does what was written by an
+//! executor or a leader that has died since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_coordination::checkpoint::{CannotRestore, CheckpointRecord, StoredCheckpoint, adapt};
@@ -13,12 +20,14 @@ use perennial_state::{
     EncodedMetadata, METADATA_FILE, MetadataError, StateHeader, check_files, read_metadata, write_metadata,
 };
 use perennial_types::{
-    CheckpointId, CheckpointMetadata, ClaimMode, JobGraph, JobId, OperatorId, RestoreSettings, SnapshotKind,
+    CheckpointId, CheckpointMetadata, ClaimMode, JobGraph, JobId, OperatorId, RestoreSettings, SHARED_DIRECTORY,
+    SnapshotKind,
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
-/// Largest metadata of a checkpoint that is kept in the log: an entry has an end, and every JobManager holds it.
-const METADATA_BYTES_MAX: usize = 4 << 20;
+/// Largest metadata of a checkpoint that is kept in the log, too: an entry has an end, and every JobManager holds it. Larger
+/// metadata is read from its file by the next leader.
+const INLINE_BYTES_MAX: usize = 4 << 20;
 
 /// Directory of the checkpoints of one job, below that of all.
 pub(crate) fn directory(all: &str, job: JobId) -> String {
@@ -30,13 +39,9 @@ pub(crate) fn location(all: &str, job: JobId, checkpoint: CheckpointId) -> Strin
     format!("{}/chk-{checkpoint}", directory(all, job))
 }
 
-/// A checkpoint as the log keeps it. An error is one that is too large for it.
-pub(crate) fn completed(stored: &StoredCheckpoint) -> Result<CompletedCheckpoint, String> {
-    let bytes = stored.encoded.len();
-    if bytes > METADATA_BYTES_MAX {
-        return Err(format!("its metadata has {bytes} bytes, {METADATA_BYTES_MAX} are possible"));
-    }
-    Ok(CompletedCheckpoint {
+/// A checkpoint as the log keeps it.
+pub(crate) fn completed(stored: &StoredCheckpoint) -> CompletedCheckpoint {
+    CompletedCheckpoint {
         id: stored.checkpoint(),
         kind: stored.metadata.kind,
         started_ms: stored.started_ms,
@@ -44,8 +49,8 @@ pub(crate) fn completed(stored: &StoredCheckpoint) -> Result<CompletedCheckpoint
         location: stored.location.clone(),
         bytes: stored.bytes(),
         metadata_crc: stored.crc,
-        inline: Some(stored.encoded.to_vec()),
-    })
+        inline: (stored.encoded.len() <= INLINE_BYTES_MAX).then(|| stored.encoded.to_vec()),
+    }
 }
 
 /// What a new leader finds of a job's checkpoints.
@@ -63,8 +68,11 @@ pub(crate) fn recovered(state: &StateReader, job: JobId) -> Result<(CheckpointRe
 
 fn stored(completed: CompletedCheckpoint) -> Result<StoredCheckpoint, CannotRecover> {
     let CompletedCheckpoint { id, started_ms, location, metadata_crc: crc, inline, .. } = completed;
-    let encoded: Arc<[u8]> = inline.unwrap_or_default().into();
     let damaged = |what: String| CannotRecover::Damaged { checkpoint: id, what };
+    let encoded: Arc<[u8]> = match inline {
+        Some(inline) => inline.into(),
+        None => read_metadata(&location).map_err(|error| damaged(error.to_string()))?.encoded.into(),
+    };
     if crc32fast::hash(&encoded) != crc {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
@@ -81,6 +89,80 @@ pub(crate) enum CannotRecover {
     /// The metadata of a checkpoint in the log makes no sense.
     #[error("the metadata of checkpoint {checkpoint} is damaged: {what}")]
     Damaged { checkpoint: CheckpointId, what: String },
+}
+
+/// The files of a job's checkpoints that are to stay, as the log knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Completed and retained, and in flight.
+    checkpoints: BTreeSet<CheckpointId>,
+    /// Names of the shared files of those that are completed.
+    shared: BTreeSet<String>,
+    /// The newest that is completed.
+    newest: CheckpointId,
+}
+
+/// What the log says is to be kept of a job's checkpoints; nothing when none is complete. Reads metadata, so it blocks.
+pub(crate) fn kept(state: &StateReader, job: JobId) -> Result<Option<Kept>, CannotRecover> {
+    let mut kept = Kept { checkpoints: BTreeSet::new(), shared: BTreeSet::new(), newest: CheckpointId(0) };
+    let in_flight = state.checkpoint_head(job)?.map(|head| head.in_flight).unwrap_or_default();
+    kept.checkpoints.extend(in_flight.iter().map(|reserved| reserved.id));
+    for completed in state.checkpoints(job)? {
+        kept.checkpoints.insert(completed.id);
+        // A savepoint stands alone.
+        if completed.kind != SnapshotKind::Checkpoint {
+            continue;
+        }
+        kept.newest = kept.newest.max(completed.id);
+        let metadata = stored(completed)?.metadata;
+        let subtasks = metadata.vertices.into_iter().flat_map(|vertex| vertex.subtasks);
+        let files = subtasks.flat_map(|subtask| subtask.operators).flat_map(|operator| operator.keyed);
+        kept.shared.extend(files.filter(|file| file.shared).map(|file| file.name));
+    }
+    Ok((kept.newest.0 > 0).then_some(kept))
+}
+
+impl Kept {
+    /// Whether something in the directory of a job will not be needed any more, by its name. What has no number stays.
+    fn is_orphan(&self, directory: Directory, name: &str) -> bool {
+        // What was never finished is called after what it should have been.
+        let name = name.strip_suffix(".tmp").unwrap_or(name);
+        let (number, is_kept) = match directory {
+            Directory::Job => (name.strip_prefix("chk-"), None),
+            Directory::Shared => {
+                let number = name.strip_suffix(".state").and_then(|name| name.rsplit_once('-'));
+                (number.map(|(_, number)| number), Some(self.shared.contains(name)))
+            }
+        };
+        let Some(number) = number.and_then(|number| number.parse().ok()).map(CheckpointId) else { return false };
+        number <= self.newest && !is_kept.unwrap_or_else(|| self.checkpoints.contains(&number))
+    }
+}
+
+/// A directory in which names have a meaning.
+#[derive(Debug, Clone, Copy)]
+enum Directory {
+    /// That of a job.
+    Job,
+    /// That of its shared files.
+    Shared,
+}
+
+/// Deletes what is not needed any more in the directory of a job. What is in the way is left for the next time. Blocks.
+pub(crate) fn delete_orphans(directory: &str, kept: &Kept) {
+    let deleted = perennial_state::open(directory).and_then(|storage| {
+        for (below, path) in [(Directory::Job, ""), (Directory::Shared, SHARED_DIRECTORY)] {
+            for name in storage.list(path)?.into_iter().filter(|name| kept.is_orphan(below, name)) {
+                let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+                debug!(directory, path, "no checkpoint needs it any more");
+                storage.delete_all(&path)?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = deleted {
+        warn!(directory, %error, "what no checkpoint needs any more was not deleted");
+    }
 }
 
 /// Deletes the files of checkpoints. Returns which are gone; the others are tried again with the next. Blocks.
@@ -123,9 +205,6 @@ pub(crate) enum CannotStart {
          it with an operator of that version, or give the operator another uid to begin without the state"
     )]
     OtherVersion { location: String, state: String, taken: u32, now: u32 },
-    /// It is too large for the log.
-    #[error("the job cannot start from {location}: {reason}")]
-    TooLarge { location: String, reason: String },
 }
 
 /// Looks at what a job is to be started from, makes the job fit, and returns what the log says of it. Blocks.
@@ -142,8 +221,8 @@ pub(crate) fn open_restored(
     fits.map_err(|source| CannotStart::Fit { location: location.clone(), source })?;
     check_versions(&location, &states, graph)?;
     let started_ms = metadata.at_ms;
-    let stored = StoredCheckpoint { metadata, started_ms, encoded: encoded.into(), crc, location: location.clone() };
-    let completed = completed(&stored).map_err(|reason| CannotStart::TooLarge { location, reason })?;
+    let stored = StoredCheckpoint { metadata, started_ms, encoded: encoded.into(), crc, location };
+    let completed = completed(&stored);
     let kind = match settings.claim {
         ClaimMode::Claim => SnapshotKind::Checkpoint,
         ClaimMode::NoClaim => SnapshotKind::Savepoint,
@@ -169,7 +248,78 @@ fn check_versions(location: &str, states: &[StateHeader], graph: &JobGraph) -> R
 
 #[cfg(test)]
 mod tests {
+    use perennial_types::{OperatorSnapshot, TaskSnapshot, VertexId, VertexSnapshot};
+
     use super::*;
+
+    /// Metadata that is too large for the log is read from its file, and noticed when it is not what was written.
+    #[test]
+    fn large_metadata_is_found_in_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (job, checkpoint) = (JobId::from_bytes([7; 16]), CheckpointId(3));
+        let list = vec![vec![b'x'; 1000]; 5000];
+        let operator = OperatorId::from_bytes([1; 16]);
+        let (keyed, union_list, broadcast) = (Vec::new(), Vec::new(), None);
+        let operators = vec![OperatorSnapshot { operator, keyed, list, union_list, broadcast }];
+        let subtasks = vec![TaskSnapshot { operators, ..TaskSnapshot::default() }];
+        let vertices = vec![VertexSnapshot {
+            vertex: VertexId::from_bytes([2; 16]),
+            name: "sink".to_owned(),
+            operators: Vec::new(),
+            max_parallelism: 128,
+            subtasks,
+        }];
+        let kind = SnapshotKind::Checkpoint;
+        let metadata = CheckpointMetadata { job, checkpoint, kind, at_ms: 9, vertices };
+        let location = location(directory.path().to_str().unwrap(), job, checkpoint);
+        let written = store(location.clone(), metadata, 5).unwrap();
+        let entry = completed(&written);
+        assert!(written.encoded.len() > 4 << 20 && entry.inline.is_none());
+        assert_eq!(stored(entry.clone()).unwrap(), *written);
+        std::fs::write(format!("{location}/_metadata"), "{}\n{}").unwrap();
+        assert!(matches!(stored(entry), Err(CannotRecover::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_no_checkpoint_needs_is_known_by_its_number() {
+        let kept = Kept {
+            checkpoints: [4, 7, 8].map(CheckpointId).into(),
+            shared: ["v-0-0-2.state", "v-0-0-7.state"].map(str::to_owned).into(),
+            newest: CheckpointId(7),
+        };
+        let orphans = |below, names: &[&str]| -> Vec<String> {
+            names.iter().filter(|name| kept.is_orphan(below, name)).map(|name| (*name).to_owned()).collect()
+        };
+        let job =
+            ["chk-3", "chk-4", "chk-6", "chk-7", "chk-8", "chk-9", "chk-", "shared", "notes", "chk-5.tmp", "chk-x"];
+        assert_eq!(orphans(Directory::Job, &job), ["chk-3", "chk-6", "chk-5.tmp"]);
+        let shared =
+            ["v-0-0-1.state", "v-0-0-2.state", "v-0-0-7.state", "v-1-0-7.state.tmp", "v-0-0-8.state", "README"];
+        assert_eq!(orphans(Directory::Shared, &shared), ["v-0-0-1.state", "v-1-0-7.state.tmp"]);
+    }
+
+    #[test]
+    fn orphans_are_deleted_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let job = directory.path().join("job");
+        for path in ["chk-1/a", "chk-2/_metadata", "chk-3/a", "shared/v-0-0-1.state", "shared/v-0-0-2.state"] {
+            let path = job.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let shared = ["v-0-0-2.state".to_owned()].into();
+        let kept = Kept { checkpoints: [CheckpointId(2)].into(), shared, newest: CheckpointId(2) };
+        // A second time there is nothing to do, also where nothing is at all.
+        for directory in [job.to_str().unwrap(), job.to_str().unwrap(), "/nowhere/at/all"] {
+            delete_orphans(directory, &kept);
+        }
+        let left = |path: &str, expected: bool| assert_eq!(job.join(path).exists(), expected, "{path}");
+        left("chk-1", false);
+        left("chk-2/_metadata", true);
+        left("chk-3/a", true);
+        left("shared/v-0-0-1.state", false);
+        left("shared/v-0-0-2.state", true);
+    }
 
     #[test]
     fn a_directory_that_is_not_there_and_cannot_be_made_is_an_error() {

@@ -326,7 +326,17 @@ impl JobMaster {
         match self.meta.state().discarded(self.about.job) {
             Ok(discarded) => {
                 let waiting = discarded.into_iter().filter(|discarded| !self.deleted.contains(&discarded.id)).collect();
-                self.cleaning.spawn_blocking(move || checkpoints::delete(waiting));
+                let (state, job) = (self.meta.state(), self.about.job);
+                let directory = checkpoints::directory(&self.about.checkpointing.directory, job);
+                self.cleaning.spawn_blocking(move || {
+                    let deleted = checkpoints::delete(waiting);
+                    match checkpoints::kept(&state, job) {
+                        Ok(Some(kept)) => checkpoints::delete_orphans(&directory, &kept),
+                        Ok(None) => {}
+                        Err(error) => warn!(%error, "what is kept of checkpoints cannot be read"),
+                    }
+                    deleted
+                });
             }
             Err(error) => warn!(%error, "the discarded checkpoints cannot be read"),
         }
@@ -419,7 +429,7 @@ impl JobMaster {
             },
             Intent::CompleteCheckpoint(stored) => Command::CompleteCheckpoint {
                 job,
-                completed: checkpoints::completed(&stored)?,
+                completed: checkpoints::completed(&stored),
                 retained: self.about.checkpointing.retained,
             },
             Intent::AbortCheckpoint { checkpoint, reason } => {

@@ -341,7 +341,7 @@ impl Executor<'_> {
         }
         if !self.slots.contains_key(&task.slot) {
             let name = format!("slot-{}", task.slot);
-            let slot = Slot::start(&name, self.settings.buffer_timeout, self.events.clone());
+            let slot = Slot::start(&name, self.settings, self.events.clone());
             let slot = slot.map_err(|error| failed(format!("cannot start the thread of {name}: {error}")))?;
             self.slots.insert(task.slot, slot);
         }

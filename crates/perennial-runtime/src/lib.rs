@@ -19,6 +19,7 @@ mod clock;
 mod event_time;
 mod head;
 mod keyed;
+mod lineage;
 mod mailbox;
 mod panics;
 mod settings;

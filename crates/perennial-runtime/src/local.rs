@@ -151,7 +151,7 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
 
     let (events, ended) = channel();
     let slots: Vec<Slot> = (0..graph.slots_needed())
-        .map(|slot| Slot::start(&format!("slot-{slot}"), settings.buffer_timeout, events.clone()))
+        .map(|slot| Slot::start(&format!("slot-{slot}"), settings, events.clone()))
         .collect::<Result<_, _>>()
         .map_err(LocalError::Thread)?;
     let mut first_slot = BTreeMap::<&str, u32>::new();

@@ -12,6 +12,8 @@ pub(crate) struct TaskSettings {
     pub(crate) writer: WriterSettings,
     /// Longest time a record waits in a batch that is not full.
     pub(crate) buffer_timeout: Duration,
+    /// Whether a checkpoint has what has changed in keyed state, rather than all of it.
+    pub(crate) incremental: bool,
 }
 
 /// Makes a configuration of the effective options of a job.
@@ -32,6 +34,7 @@ impl TaskSettings {
                 credit: config.get(&options::NETWORK_BUFFERS_PER_CHANNEL).get(),
             },
             buffer_timeout: config.get(&options::BUFFER_TIMEOUT),
+            incremental: config.get(&options::CHECKPOINTING_INCREMENTAL),
         }
     }
 }

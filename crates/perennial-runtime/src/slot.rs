@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use perennial_exchange::{Counters, Room, Signal};
 use perennial_types::{ExecutionAttemptId, ExecutionState};
@@ -17,6 +17,7 @@ use perennial_types::{ExecutionAttemptId, ExecutionState};
 use crate::builder::TaskBuilder;
 use crate::mailbox::Mailbox;
 use crate::panics;
+use crate::settings::TaskSettings;
 use crate::task::{Checkpointing, Input, Polled, Task, nanos};
 use crate::upload::{Cut, SnapshotOf};
 use crate::valve::Valve;
@@ -56,7 +57,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// Starts the thread. States of its tasks, and their snapshots, go to `events`.
-    pub(crate) fn start<E>(name: &str, buffer_timeout: Duration, events: Sender<E>) -> std::io::Result<Self>
+    pub(crate) fn start<E>(name: &str, settings: TaskSettings, events: Sender<E>) -> std::io::Result<Self>
     where
         E: From<TaskEvent> + From<Cut> + Send + 'static,
     {
@@ -67,7 +68,7 @@ impl Slot {
             signal: Arc::clone(&signal),
             inbox: Arc::clone(&inbox),
             tasks: Vec::new(),
-            buffer_timeout,
+            settings,
             // Nobody listens any more: whoever started the slot has gone, and nobody is left to tell.
             tell: Box::new(move |event| drop(events.send(event.into()))),
             tell_cut: Box::new(move |cut| drop(cuts.send(cut.into()))),
@@ -112,7 +113,7 @@ struct SlotThread {
     signal: Arc<Signal>,
     inbox: Arc<Inbox>,
     tasks: Vec<(ExecutionAttemptId, Task)>,
-    buffer_timeout: Duration,
+    settings: TaskSettings,
     tell: Box<dyn Fn(TaskEvent) + Send>,
     tell_cut: Box<dyn Fn(Cut) + Send>,
 }
@@ -129,7 +130,7 @@ impl SlotThread {
             if closing && self.tasks.is_empty() {
                 return;
             }
-            let must_flush = now.saturating_duration_since(flushed) >= self.buffer_timeout;
+            let must_flush = now.saturating_duration_since(flushed) >= self.settings.buffer_timeout;
             if must_flush {
                 flushed = now;
             }
@@ -218,7 +219,8 @@ impl SlotThread {
             (self.tell)(TaskEvent { attempt, state: ExecutionState::Initializing, error: None });
             let vertex_name = builder.context.vertex_name.clone();
             let (counters, clock) = (builder.counters(), builder.clock());
-            let checkpointing = Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input);
+            let checkpointing =
+                Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input, self.settings.incremental);
             let valve = Valve::new(input.channels());
             let built = panics::catch(|| {
                 let head = factory.build(&mut builder)?;

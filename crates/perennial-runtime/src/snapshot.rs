@@ -18,6 +18,8 @@ pub type Durable = Box<dyn FnOnce() -> io::Result<()> + Send>;
 pub struct SnapshotWriter {
     checkpoint: CheckpointId,
     kind: SnapshotKind,
+    /// What tables are frozen for.
+    freeze: Freeze,
     pub(crate) parts: BTreeMap<OperatorId, SnapshotPart>,
     pub(crate) durable: Vec<Durable>,
 }
@@ -35,9 +37,14 @@ pub(crate) struct SnapshotPart {
 }
 
 impl SnapshotWriter {
-    /// An empty snapshot.
+    /// An empty snapshot that will have all state.
     pub fn new(checkpoint: CheckpointId, kind: SnapshotKind) -> Self {
-        Self { checkpoint, kind, parts: BTreeMap::new(), durable: Vec::new() }
+        Self::frozen_for(checkpoint, kind, Freeze::Whole)
+    }
+
+    /// An empty snapshot, for whose sake tables are frozen so.
+    pub(crate) fn frozen_for(checkpoint: CheckpointId, kind: SnapshotKind, freeze: Freeze) -> Self {
+        Self { checkpoint, kind, freeze, parts: BTreeMap::new(), durable: Vec::new() }
     }
 
     /// Which checkpoint it is a part of.
@@ -69,7 +76,7 @@ impl SnapshotWriter {
     /// Adds a table under a name that the operator has for it alone, as it is now. It is encoded later, piece by piece, with the
     /// operator's help: [`ChainEvent::keyed`](crate::ChainEvent::keyed) does both, and is the way here.
     pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
-        self.frozen(of, name, table.freeze(Freeze::Whole));
+        self.frozen(of, name, table.freeze(self.freeze));
     }
 
     /// Adds state that belongs to keys and lies in something else than a table, under a name that the operator has for it alone. An

@@ -5,9 +5,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use perennial_exchange::{Barrier, Counters, Element, EventTime, Gate, Payload, Room, Signal};
+use perennial_state::Freeze;
 
 use crate::align::{Aligner, Step};
 use crate::builder::{SharedWriter, write_error};
+use crate::lineage::Lineage;
 use crate::mailbox::{Mailbox, TaskCommand};
 use crate::upload::{Cut, SnapshotOf, Taken};
 use crate::valve::Valve;
@@ -80,6 +82,8 @@ pub(crate) struct Checkpointing {
     mailbox: Arc<Mailbox>,
     aligner: Aligner,
     aligning_since: Option<Instant>,
+    /// The files of incremental checkpoints, if they are.
+    lineage: Option<Arc<Lineage>>,
     /// Tables are being encoded for the last snapshot.
     pub(crate) sweeping: bool,
     /// What is to be told to the owner of the slot.
@@ -88,12 +92,13 @@ pub(crate) struct Checkpointing {
 
 impl Checkpointing {
     /// Of a task that reads `input` and is told of checkpoints through `mailbox`.
-    pub(crate) fn new(of: SnapshotOf, mailbox: Arc<Mailbox>, input: &Input) -> Self {
+    pub(crate) fn new(of: SnapshotOf, mailbox: Arc<Mailbox>, input: &Input, incremental: bool) -> Self {
         Self {
             of,
             mailbox,
             aligner: Aligner::new(input.channels()),
             aligning_since: None,
+            lineage: incremental.then(Arc::default),
             sweeping: false,
             cuts: Vec::new(),
         }
@@ -146,7 +151,7 @@ impl Task {
             Counters::add(&self.counters.back_pressured_ns, nanos(now.saturating_duration_since(since)));
         }
         if self.draining {
-            return Ok(Polled::Finished);
+            return Ok(if self.checkpointing.sweeping { Polled::Worked } else { Polled::Finished });
         }
         if let Some(now_ms) = self.clock.take_due() {
             self.unflushed = true;
@@ -338,7 +343,9 @@ impl Task {
     fn cut(&mut self, barrier: Barrier) -> Result<(), TaskError> {
         let started = Instant::now();
         let align = self.checkpointing.aligning_since.take();
-        let mut writer = SnapshotWriter::new(barrier.checkpoint, barrier.kind);
+        let lineage = self.checkpointing.lineage.as_ref();
+        let (freeze, link) = lineage.map_or((Freeze::Whole, None), |lineage| lineage.link(barrier.kind));
+        let mut writer = SnapshotWriter::frozen_for(barrier.checkpoint, barrier.kind, freeze);
         self.head.control(&mut ChainEvent::Snapshot(&mut writer))?;
         for exchange in &self.writers {
             let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,6 +355,7 @@ impl Task {
         self.checkpointing.cuts.push(Cut::Taken(Box::new(Taken {
             of: self.checkpointing.of,
             writer,
+            link,
             align: align.map(|since| started.saturating_duration_since(since)).unwrap_or_default(),
             sync: started.elapsed(),
         })));

@@ -26,6 +26,8 @@ use crate::{
     SourceReader, SourceStatus, StateContext, TaskBuilder, TaskContext, TaskError, UserError, VertexFactory,
 };
 
+mod incremental;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 const PARALLELISM: u32 = 2;
 /// Enough for tables whose snapshots take several turns.
@@ -160,9 +162,8 @@ fn start(job: &ExecutableJob, restore: &BTreeMap<ExecutionAttemptId, TaskRestore
     let places = job.graph.vertices.iter().map(|vertex| (0..PARALLELISM).map(|n| place(vertex, n)).collect());
     let placement = Placement { places: places.collect(), executors: Vec::new(), here: 0 };
     let (events, heard) = channel();
-    let slots: Vec<Slot> = (0..PARALLELISM)
-        .map(|slot| Slot::start(&format!("slot-{slot}"), settings.buffer_timeout, events.clone()).unwrap())
-        .collect();
+    let slots: Vec<Slot> =
+        (0..PARALLELISM).map(|slot| Slot::start(&format!("slot-{slot}"), settings, events.clone()).unwrap()).collect();
     let cancelled = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     let mut mailboxes = BTreeMap::new();
@@ -239,7 +240,7 @@ impl Running {
 fn restore_of(snapshot: &TaskSnapshot, directory: &str) -> TaskRestore {
     let operators = snapshot.operators.iter().map(|one| OperatorRestore {
         operator: one.operator,
-        keyed: one.keyed.iter().map(|file| (format!("{directory}/{}", file.name), file.clone())).collect(),
+        keyed: one.keyed.iter().map(|file| (file.location(directory), file.clone())).collect(),
         list: one.list.clone(),
         union_list: one.union_list.clone(),
         broadcast: one.broadcast.clone(),
@@ -315,7 +316,7 @@ fn states_are_found_by_name_and_by_version() {
     let max_parallelism = MaxParallelism::default_for(1);
     let job = JobId::from_bytes([3; 16]);
     let of_snapshot = SnapshotOf { job, attempt, parallelism: 1, max_parallelism };
-    let taken = Taken { of: of_snapshot, writer, align: Duration::ZERO, sync: Duration::ZERO };
+    let taken = Taken { of: of_snapshot, writer, link: None, align: Duration::ZERO, sync: Duration::ZERO };
     let restore = restore_of(&upload(taken, directory).unwrap(), directory);
 
     let restored = |version| {

@@ -10,6 +10,7 @@ use perennial_types::{
 };
 
 use crate::TaskContext;
+use crate::lineage::Link;
 use crate::snapshot::{SnapshotPart, SnapshotWriter};
 
 /// Snapshots that may wait for the disk: one of every task of a large executor. A checkpoint that finds no place here is
@@ -36,6 +37,8 @@ impl SnapshotOf {
 pub(crate) struct Taken {
     pub(crate) of: SnapshotOf,
     pub(crate) writer: SnapshotWriter,
+    /// Its place among incremental checkpoints.
+    pub(crate) link: Option<Link>,
     /// From the first barrier to the last.
     pub(crate) align: Duration,
     /// How long the task did nothing else.
@@ -106,7 +109,7 @@ fn run<E: From<Uploaded>>(waiting: &Receiver<(Taken, String)>, events: &Sender<E
 /// Makes a snapshot durable.
 pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> {
     let started = Instant::now();
-    let Taken { of, writer, align, sync } = taken;
+    let Taken { of, writer, link, align, sync } = taken;
     let checkpoint = writer.checkpoint();
     writer.durable.into_iter().try_for_each(|work| work())?;
     let key_groups = KeyGroupRange::of_subtask(of.attempt.subtask, of.max_parallelism, of.parallelism);
@@ -121,10 +124,12 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
     }
     let elements = operators.iter().flat_map(|(_, lists, broadcast, _)| lists.iter().flatten().chain(broadcast));
     let mut bytes: u64 = elements.map(|element| element.len() as u64).sum();
-    let mut file = None;
+    let mut files = Vec::new();
     if !keyed.is_empty() {
         let ExecutionAttemptId { vertex, subtask, attempt } = of.attempt;
-        let name = format!("{vertex}-{subtask}-{attempt}.state");
+        let is_base = keyed.iter().all(|state| state.frozen.is_base());
+        link.as_ref().map_or(Ok(()), |link| link.check(is_base))?;
+        let name = format!("{vertex}-{subtask}-{attempt}-{checkpoint}.state");
         let header = StateFileHeader {
             job: of.job,
             checkpoint,
@@ -134,12 +139,20 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
             key_groups,
             states: Vec::new(),
         };
-        let written = write_state_file(&*perennial_state::open(directory)?, &name, header, keyed)?;
+        let (shared, key_groups) = (link.is_some(), Some(key_groups));
+        let mut file = StateFile { name, shared, bytes: 0, crc: 0, key_groups };
+        let location = file.location(directory);
+        let (place, name) = location.rsplit_once('/').unwrap_or((directory, &file.name));
+        let written = write_state_file(&*perennial_state::open(place)?, name, header, keyed)?;
+        (file.bytes, file.crc) = (written.bytes, written.crc);
         bytes += written.bytes;
-        file = Some(StateFile { name, bytes: written.bytes, crc: written.crc, key_groups: Some(key_groups) });
+        files = match link {
+            Some(link) => link.written(is_base, file),
+            None => vec![file],
+        };
     }
     let operators = operators.into_iter().map(|(operator, [list, union_list], broadcast, is_keyed)| {
-        let keyed = file.clone().filter(|_| is_keyed);
+        let keyed = if is_keyed { files.clone() } else { Vec::new() };
         OperatorSnapshot { operator, keyed, list, union_list, broadcast }
     });
     Ok(TaskSnapshot {

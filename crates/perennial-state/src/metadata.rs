@@ -4,7 +4,7 @@
 //! {directory of the checkpoint}/_metadata
 //! ```
 //! One line of JSON says what the file is and the CRC-32 of the rest, which is [`CheckpointMetadata`] as JSON. The files of its
-//! tasks are named relative to the directory, so that it can be moved.
+//! tasks are named relative to the directory, so that it can be moved; those of an incremental checkpoint relative to the one above.
 
 use std::io;
 
@@ -131,10 +131,12 @@ pub fn read_metadata(location: &str) -> Result<EncodedMetadata, MetadataError> {
 /// Makes sure that the files of a checkpoint are there and whole, as far as that shows without reading all of them: each has its
 /// beginning and its end. What lies between is checked by who reads it. Returns what they say of the states in them. Blocks.
 pub fn check_files(location: &str, metadata: &CheckpointMetadata) -> Result<Vec<StateHeader>, MetadataError> {
-    let storage = open(location).map_err(|source| MetadataError::Read { location: location.to_owned(), source })?;
+    let read = |source| MetadataError::Read { location: location.to_owned(), source };
     let mut states = Vec::new();
-    for StateFile { name, bytes, .. } in files(metadata) {
-        let opened = StateFileReader::open(storage.clone(), name, *bytes);
+    for file in files(metadata) {
+        let at = file.location(location);
+        let (directory, name) = at.rsplit_once('/').unwrap_or((location, &file.name));
+        let opened = StateFileReader::open(open(directory).map_err(read)?, name, file.bytes);
         let opened = opened.map_err(|source| MetadataError::Partial { location: location.to_owned(), source })?;
         states.extend(opened.header().states.iter().cloned());
     }
@@ -145,9 +147,13 @@ pub fn check_files(location: &str, metadata: &CheckpointMetadata) -> Result<Vec<
 fn files(metadata: &CheckpointMetadata) -> impl Iterator<Item = &StateFile> {
     let subtasks = metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks);
     subtasks.flat_map(|subtask| {
-        let mut files: Vec<_> = subtask.operators.iter().filter_map(|operator| operator.keyed.as_ref()).collect();
-        // The operators of a subtask share one.
-        files.dedup_by(|a, b| a.name == b.name);
+        let mut files: Vec<&StateFile> = Vec::new();
+        // The operators of a subtask share theirs.
+        for file in subtask.operators.iter().flat_map(|operator| &operator.keyed) {
+            if files.iter().all(|other| other.name != file.name) {
+                files.push(file);
+            }
+        }
         files
     })
 }
@@ -162,7 +168,7 @@ mod tests {
     fn metadata(files: &[(&str, u64)]) -> CheckpointMetadata {
         let operators = files.iter().map(|(name, bytes)| OperatorSnapshot {
             operator: OperatorId::of_uid(name),
-            keyed: Some(StateFile { name: (*name).to_owned(), bytes: *bytes, crc: 0, key_groups: None }),
+            keyed: vec![StateFile { name: (*name).to_owned(), shared: false, bytes: *bytes, crc: 0, key_groups: None }],
             list: Vec::new(),
             union_list: Vec::new(),
             broadcast: None,

@@ -21,6 +21,9 @@ pub trait Storage: Send + Sync {
     /// The bytes of a file, or those of a range of it. A range that goes beyond the end is an error of kind `UnexpectedEof`.
     fn get(&self, path: &str, range: Option<Range<u64>>) -> io::Result<Vec<u8>>;
 
+    /// Names of the files and directories right below a path, in no order; the empty path is everything. None where nothing is.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+
     /// Removes a file, or a directory with all that is in it; the empty path is everything. What is not there needs no removal.
     fn delete_all(&self, path: &str) -> io::Result<()>;
 }
@@ -155,6 +158,17 @@ impl Storage for LocalDirectory {
         Ok(bytes)
     }
 
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        let path = if path.is_empty() { self.root.clone() } else { self.place(path)? };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed("read", &path))?,
+        };
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+        // A name that is not text is none of ours.
+        names.filter_map(Result::transpose).collect::<io::Result<_>>().map_err(failed("read", &path))
+    }
+
     fn delete_all(&self, path: &str) -> io::Result<()> {
         let path = if path.is_empty() { self.root.clone() } else { self.place(path)? };
         let removed = match fs::symlink_metadata(&path) {
@@ -242,8 +256,16 @@ mod tests {
         for path in ["chk-1/a", "chk-1/below/b", "chk-2/a"] {
             storage.put(path, &mut pieces(&["x"])).unwrap();
         }
+        let listed = |path| {
+            let mut names = storage.list(path).unwrap();
+            names.sort();
+            names
+        };
+        assert_eq!(listed(""), ["chk-1", "chk-2"]);
+        assert_eq!(listed("chk-1"), ["a", "below"]);
         storage.delete_all("chk-1").unwrap();
         storage.delete_all("chk-1").unwrap();
+        assert!(listed("chk-1").is_empty() && storage.list("../job").is_err());
         storage.delete_all("chk-2/a").unwrap();
         assert!(!directory.path().join("job/chk-1").exists());
         assert!(directory.path().join("job/chk-2").exists());

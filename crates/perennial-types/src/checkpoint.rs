@@ -80,10 +80,17 @@ pub struct RestoreSettings {
 }
 
 /// A file with the state of one operator of one subtask.
+/// Directory of the files that several checkpoints of a job may name, beside those of the checkpoints.
+pub const SHARED_DIRECTORY: &str = "shared";
+
+/// A file with the state of one subtask, or of what has changed in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFile {
-    /// Name, relative to the checkpoint's directory.
+    /// Name, in the checkpoint's directory or in that of the shared files.
     pub name: String,
+    /// Whether other checkpoints of the job may name it, too: it lies in [`SHARED_DIRECTORY`] and is deleted with the last of them.
+    #[serde(default)]
+    pub shared: bool,
     /// Length.
     pub bytes: u64,
     /// CRC-32 of the whole file.
@@ -92,13 +99,23 @@ pub struct StateFile {
     pub key_groups: Option<KeyGroupRange>,
 }
 
+impl StateFile {
+    /// Where the file is, when this is the directory of its checkpoint.
+    pub fn location(&self, checkpoint: &str) -> String {
+        match checkpoint.trim_end_matches('/').rsplit_once('/') {
+            Some((above, _)) if self.shared => format!("{above}/{SHARED_DIRECTORY}/{}", self.name),
+            _ => format!("{checkpoint}/{}", self.name),
+        }
+    }
+}
+
 /// State of one operator of one subtask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorSnapshot {
     /// Whose.
     pub operator: OperatorId,
-    /// Keyed state.
-    pub keyed: Option<StateFile>,
+    /// Files with its keyed state, each on top of those before it. One, unless checkpoints are incremental.
+    pub keyed: Vec<StateFile>,
     /// Elements that a later run of another parallelism may spread over its subtasks: splits with their positions, transactions.
     pub list: Vec<Vec<u8>>,
     /// Elements of which every subtask of a later run gets those of all.
@@ -116,7 +133,7 @@ pub struct TaskSnapshot {
     pub operators: Vec<OperatorSnapshot>,
     /// Whether its input had ended: restored from this it has nothing to do.
     pub finished: bool,
-    /// Bytes of its files.
+    /// Bytes that were written for it.
     pub bytes: u64,
     /// Time the task itself stood still for it, in microseconds.
     pub sync_us: u64,
@@ -142,7 +159,8 @@ pub struct TaskRestore {
 pub struct OperatorRestore {
     /// Whose.
     pub operator: OperatorId,
-    /// Files with keyed state, each with its absolute location. Several after a change of the parallelism.
+    /// Files with keyed state, each with its absolute location. Several after a change of the parallelism, one subtask after the
+    /// other, and several of each when checkpoints are incremental.
     pub keyed: Vec<(String, StateFile)>,
     /// Its share of the elements.
     pub list: Vec<Vec<u8>>,

@@ -20,8 +20,8 @@ mod take_over;
 mod units;
 
 pub use checkpoint::{
-    CheckpointMetadata, ClaimMode, OperatorRestore, OperatorSnapshot, RestoreSettings, SnapshotKind, StateFile,
-    TaskRestore, TaskSnapshot, VertexSnapshot,
+    CheckpointMetadata, ClaimMode, OperatorRestore, OperatorSnapshot, RestoreSettings, SHARED_DIRECTORY, SnapshotKind,
+    StateFile, TaskRestore, TaskSnapshot, VertexSnapshot,
 };
 pub use config::{ConfigOption, Configuration};
 pub use exception::{ExceptionEntry, ExceptionKind, FailedTask, JobException, JobExceptions, RestartMemory};

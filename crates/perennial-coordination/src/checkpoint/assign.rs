@@ -218,7 +218,7 @@ fn keyed(
     let meets =
         |file: &&StateFile| file.key_groups.is_none_or(|groups| groups.first <= mine.last && mine.first <= groups.last);
     let files = snapshots(taken, operator).flat_map(|(_, snapshot)| &snapshot.keyed);
-    files.filter(meets).map(|file| (format!("{location}/{}", file.name), file.clone())).collect()
+    files.filter(meets).map(|file| (file.location(location), file.clone())).collect()
 }
 
 /// The elements of this subtask: its own, or every so many-th of all when there were more or fewer subtasks.
@@ -297,12 +297,13 @@ mod tests {
                         vertex.operators.iter().filter(|operator| !stateless.contains(&operator.uid.as_str()));
                     let operators = with_state.map(|operator| OperatorSnapshot {
                         operator: operator.id,
-                        keyed: Some(StateFile {
+                        keyed: vec![StateFile {
                             name: format!("{}-{subtask}", operator.uid),
+                            shared: false,
                             bytes: 10,
                             crc: 3,
                             key_groups: Some(groups),
-                        }),
+                        }],
                         list: (0..2).map(|element| vec![subtask as u8, element]).collect(),
                         union_list: vec![vec![subtask as u8, 9]],
                         // The first subtask has ended, say.

@@ -81,16 +81,12 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 fn state_file() -> impl Strategy<Value = StateFile> {
     let range = any::<(u16, u16)>().prop_map(|(a, b)| KeyGroupRange { first: a.min(b), last: a.max(b) });
-    (address(), any::<u64>(), any::<u32>(), option::of(range)).prop_map(|(name, bytes, crc, key_groups)| StateFile {
-        name,
-        bytes,
-        crc,
-        key_groups,
-    })
+    (address(), any::<bool>(), any::<u64>(), any::<u32>(), option::of(range))
+        .prop_map(|(name, shared, bytes, crc, key_groups)| StateFile { name, shared, bytes, crc, key_groups })
 }
 
 pub(crate) fn checkpoint() -> impl Strategy<Value = CheckpointReport> {
-    let operator = (operator(), option::of(state_file()), list(), list(), option::of(bytes())).prop_map(
+    let operator = (operator(), vec(state_file(), FEW), list(), list(), option::of(bytes())).prop_map(
         |(operator, keyed, list, union_list, broadcast)| OperatorSnapshot {
             operator,
             keyed,

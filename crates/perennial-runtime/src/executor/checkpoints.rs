@@ -108,6 +108,7 @@ mod tests {
         Taken {
             of: SnapshotOf { job: JobId::from_bytes([2; 16]), attempt, parallelism: 1, max_parallelism },
             writer: SnapshotWriter::new(CheckpointId(checkpoint), SnapshotKind::Checkpoint),
+            link: None,
             align: Duration::ZERO,
             sync: Duration::ZERO,
         }

@@ -30,6 +30,10 @@ impl Storage for Memory {
         Ok(bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
     }
 
+    fn list(&self, _: &str) -> io::Result<Vec<String>> {
+        Ok(self.0.lock().unwrap().keys().cloned().collect())
+    }
+
     fn delete_all(&self, path: &str) -> io::Result<()> {
         self.0.lock().unwrap().retain(|name, _| !name.starts_with(path));
         Ok(())

@@ -10,8 +10,8 @@ static MEANINGLESS_HERE: &str = "
     execution.checkpointing.checkpoints-after-tasks-finish execution.checkpointing.cleaner.
     execution.checkpointing.create-subdir execution.checkpointing.data-inline-threshold
     execution.checkpointing.during-recovery. execution.checkpointing.externalized-checkpoint-retention
-    execution.checkpointing.file-merging. execution.checkpointing.incremental
-    execution.checkpointing.interval-during-backlog execution.checkpointing.local-backup.
+    execution.checkpointing.file-merging. execution.checkpointing.interval-during-backlog
+    execution.checkpointing.local-backup.
     execution.checkpointing.max-concurrent-checkpoints execution.checkpointing.mode
     execution.checkpointing.savepoint-dir execution.checkpointing.snapshot-compression execution.checkpointing.storage
     execution.checkpointing.tolerable-failed-checkpoints execution.checkpointing.unaligned.

@@ -118,6 +118,8 @@ options! {
         "Time from the end of a checkpoint to the next at least.";
     CHECKPOINTING_RETAINED: NonZeroU32 = "execution.checkpointing.num-retained", "1",
         "Completed checkpoints of a job that are kept.";
+    CHECKPOINTING_INCREMENTAL: bool = "execution.checkpointing.incremental", "false",
+        "Whether a checkpoint writes what has changed in the keyed state since the one before, rather than all of it.";
     CHECKPOINTING_DIR: Option<String> = "execution.checkpointing.dir", "",
         "Directory or address below which the checkpoints of jobs are; all JobManagers and TaskManagers reach it.";
 

@@ -152,7 +152,7 @@ impl From<OperatorSnapshot> for pb::OperatorSnapshot {
     fn from(snapshot: OperatorSnapshot) -> Self {
         Self {
             operator: raw(snapshot.operator.as_bytes()),
-            keyed: snapshot.keyed.map(Into::into),
+            keyed: all(snapshot.keyed),
             list: all(snapshot.list),
             union_list: all(snapshot.union_list),
             broadcast: snapshot.broadcast.map(Into::into),
@@ -166,7 +166,7 @@ impl TryFrom<pb::OperatorSnapshot> for OperatorSnapshot {
     fn try_from(snapshot: pb::OperatorSnapshot) -> Result<Self, WireError> {
         Ok(Self {
             operator: id(&snapshot.operator, "snapshot.operator")?,
-            keyed: snapshot.keyed.map(TryInto::try_into).transpose()?,
+            keyed: each(snapshot.keyed)?,
             list: elements(snapshot.list),
             union_list: elements(snapshot.union_list),
             broadcast: snapshot.broadcast.map(Into::into),
@@ -179,7 +179,7 @@ impl From<StateFile> for pb::StateFile {
         let key_groups = file
             .key_groups
             .map(|range| pb::KeyGroupRange { first: u32::from(range.first), last: u32::from(range.last) });
-        Self { name: file.name, bytes: file.bytes, crc: file.crc, key_groups }
+        Self { name: file.name, bytes: file.bytes, crc: file.crc, key_groups, shared: file.shared }
     }
 }
 
@@ -189,6 +189,7 @@ impl TryFrom<pb::StateFile> for StateFile {
     fn try_from(file: pb::StateFile) -> Result<Self, WireError> {
         Ok(Self {
             name: text(file.name, "state_file.name")?,
+            shared: file.shared,
             bytes: file.bytes,
             crc: file.crc,
             key_groups: file.key_groups.map(key_groups).transpose()?,

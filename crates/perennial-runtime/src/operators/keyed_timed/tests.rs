@@ -14,7 +14,7 @@ use crate::operators::UpdateType;
 use crate::snapshot::OperatorState;
 use crate::timers::TimeDomain;
 use crate::upload::{SnapshotOf, Taken, upload};
-use crate::{Restored, SnapshotWriter};
+use crate::{Restored, SnapshotWriter, Sweeping};
 
 const MAX_PARALLELISM: u32 = 128;
 
@@ -119,10 +119,12 @@ fn fresh() -> StateContext {
 fn checkpoint(operator: &mut Operator, directory: &str) -> OperatorRestore {
     let mut writer = SnapshotWriter::new(CheckpointId(1), SnapshotKind::Checkpoint);
     operator.control(&mut ChainEvent::Snapshot(&mut writer)).unwrap();
+    let mut sweeping = Sweeping::new(std::time::Instant::now() + Duration::from_secs(3600));
+    operator.control(&mut ChainEvent::Sweep(&mut sweeping)).unwrap();
     let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([2; 16]), subtask: 0, attempt: 0 };
     let max_parallelism = MaxParallelism::new(MAX_PARALLELISM).unwrap();
     let of = SnapshotOf { job: JobId::from_bytes([3; 16]), attempt, parallelism: 1, max_parallelism };
-    let taken = Taken { of, writer, align: Duration::ZERO, sync: Duration::ZERO };
+    let taken = Taken { of, writer, link: None, align: Duration::ZERO, sync: Duration::ZERO };
     let mut snapshot = upload(taken, directory).unwrap();
     let operator = snapshot.operators.remove(0);
     OperatorRestore {

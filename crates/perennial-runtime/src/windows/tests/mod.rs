@@ -15,7 +15,7 @@ use perennial_types::{
 use crate::snapshot::OperatorState;
 use crate::upload::{SnapshotOf, Taken, upload};
 use crate::windows::WindowSetup;
-use crate::{ChainEvent, Output, Restored, SnapshotWriter, StateContext, TaskClock, TaskError, Timestamps};
+use crate::{ChainEvent, Output, Restored, SnapshotWriter, StateContext, Sweeping, TaskClock, TaskError, Timestamps};
 
 /// A record: its key, its time, and a number of its own.
 type Event = (u8, i64, u32);
@@ -72,13 +72,15 @@ fn restored<T, R>(operator: &mut dyn Output<T>, next: impl FnOnce(StateContext) 
     let location = directory.path().to_str().unwrap();
     let mut writer = SnapshotWriter::new(CheckpointId(1), SnapshotKind::Checkpoint);
     operator.control(&mut ChainEvent::Snapshot(&mut writer)).unwrap();
+    let mut sweeping = Sweeping::new(std::time::Instant::now() + Duration::from_secs(3600));
+    operator.control(&mut ChainEvent::Sweep(&mut sweeping)).unwrap();
     let attempt = ExecutionAttemptId { vertex: VertexId::from_bytes([2; 16]), subtask: 0, attempt: 0 };
     let max_parallelism = MaxParallelism::default_for(1);
     let of = SnapshotOf { job: JobId::from_bytes([3; 16]), attempt, parallelism: 1, max_parallelism };
-    let taken = Taken { of, writer, align: Duration::ZERO, sync: Duration::ZERO };
+    let taken = Taken { of, writer, link: None, align: Duration::ZERO, sync: Duration::ZERO };
     let snapshot = upload(taken, location).unwrap();
     let [operator] = snapshot.operators.as_slice() else { panic!("{} operators", snapshot.operators.len()) };
-    let keyed = operator.keyed.iter().map(|file| (format!("{location}/{}", file.name), file.clone())).collect();
+    let keyed = operator.keyed.iter().map(|file| (file.location(location), file.clone())).collect();
     let restore = OperatorRestore {
         operator: operator.operator,
         keyed,
