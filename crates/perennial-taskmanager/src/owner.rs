@@ -390,10 +390,18 @@ impl Owner {
         }
     }
 
-    /// Tells the leader something. Without one the ledger has it for the next.
+    /// Tells the leader something, also one that has not accepted the registration yet: it hears this after that, which said
+    /// how things were before. Without one the ledger has it for the next.
     fn report(&mut self, message: FromTaskManager) {
-        if let Some((leader, _)) = self.registrar.leader() {
+        if let Some(leader) = self.registrar.expecting() {
             self.send(leader, message);
+        }
+    }
+
+    /// Tells the leader that an executor has ended. One that has not accepted the registration yet is told by [`Self::tell_lost`].
+    fn report_lost(&mut self, job: JobId, cause: String, own_doing: bool) {
+        if let Some((leader, _)) = self.registrar.leader() {
+            self.send(leader, FromTaskManager::ExecutorLost { job, cause, own_doing });
         }
     }
 

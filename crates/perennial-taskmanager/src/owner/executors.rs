@@ -171,7 +171,7 @@ impl Owner {
                 let wanted = self.executors.get(&job).is_some_and(|e| !matches!(e.stage, Stage::Stopping { .. }));
                 if wanted {
                     self.ledger.executor_lost(job, cause.clone(), own_doing);
-                    self.report(FromTaskManager::ExecutorLost { job, cause: cause.clone(), own_doing });
+                    self.report_lost(job, cause.clone(), own_doing);
                 }
                 self.ended(job, &cause);
             }
@@ -307,7 +307,7 @@ impl Owner {
         for job in jobs {
             // What the executor says of its executions from here on is no news about the job: it was told to end them.
             let cause = format!("its TaskManager {} was shut down", self.dir.id());
-            self.report(FromTaskManager::ExecutorLost { job, cause, own_doing: false });
+            self.report_lost(job, cause, false);
             self.stop_one(job, None, Some(SHUTDOWN_GRACE), None);
         }
     }

@@ -30,6 +30,8 @@ struct State {
     artifacts: HashMap<ArtifactDigest, Vec<u8>>,
     fetches: u32,
     next_command: u64,
+    /// Registrations are heard and not answered.
+    hesitates: bool,
 }
 
 #[derive(Clone)]
@@ -84,6 +86,18 @@ impl JobManager {
         state.leadership = Some(leadership.clone());
         for stream in &state.streams {
             _ = stream.try_send(ToTaskManager::Leadership(leadership.clone()));
+        }
+    }
+
+    /// From now on registrations are heard and not answered.
+    pub(crate) fn hesitate(&self) {
+        self.state.lock().unwrap().hesitates = true;
+    }
+
+    /// Accepts the registration it has heard.
+    pub(crate) fn accept(&self) {
+        for stream in &self.state.lock().unwrap().streams {
+            _ = stream.try_send(ToTaskManager::Registered { cluster: self.cluster });
         }
     }
 
@@ -173,7 +187,7 @@ impl TaskManagerGateway for JobManager {
                 let Some(to) = to.upgrade() else { return };
                 match &message {
                     FromTaskManager::Heartbeat { .. } => _ = to.try_send(ToTaskManager::Heartbeat),
-                    FromTaskManager::Register(_) => {
+                    FromTaskManager::Register(_) if !jobmanager.state.lock().unwrap().hesitates => {
                         _ = to.try_send(ToTaskManager::Registered { cluster: jobmanager.cluster });
                     }
                     _ => {}

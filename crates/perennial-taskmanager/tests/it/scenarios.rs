@@ -424,6 +424,29 @@ async fn a_restarted_taskmanager_adopts_its_executors() {
     taskmanager.shutdown().await;
 }
 
+/// What happens while a leader takes a registration in is told to that leader: the registration did not say it, and nothing
+/// else would.
+#[tokio::test]
+async fn what_happens_between_a_registration_and_its_acceptance_is_told() {
+    let (first, second) = (JobManager::start(1).await, JobManager::start(2).await);
+    let setup = Setup::new(&[&first, &second]);
+    let taskmanager = setup.start().await;
+    first.lead(5);
+    first.registration().await;
+    assert_eq!(start_executor(&first, 5, JOB, "good").await, ready());
+    assert_eq!(first.command(5, JOB, deploy(&[0])).await, Ok(CommandDone::Done));
+    reported(&first, JOB, 0, ExecutionState::Running).await;
+    second.hesitate();
+    second.lead(6);
+    let registration = second.registration().await;
+    let [executor] = registration.executors.as_slice() else { panic!("{registration:?}") };
+    assert_eq!(executor.executions[0].state, ExecutionState::Running);
+    assert_eq!(second.command(6, JOB, Action::Cancel { attempts: vec![attempt(0)] }).await, Ok(CommandDone::Done));
+    second.accept();
+    reported(&second, JOB, 0, ExecutionState::Canceled).await;
+    taskmanager.shutdown().await;
+}
+
 /// A leader that has not heard of an executor's end may deploy to it: another one that is there by then takes no part of it.
 #[tokio::test]
 async fn a_deployment_meant_for_an_earlier_executor_is_refused() {
