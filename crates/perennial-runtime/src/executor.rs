@@ -9,6 +9,7 @@ mod checkpoints;
 mod control;
 mod executions;
 mod output;
+mod stuck;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -29,6 +30,7 @@ use perennial_types::{ARTIFACT_PROTOCOL, ExecutionAttemptId, ExecutionState, Fen
 use self::checkpoints::Checkpoints;
 use self::executions::{Executions, placement_of};
 use self::output::RollingOutput;
+use self::stuck::Watch;
 use crate::builder::TaskBuilder;
 use crate::mailbox::TaskCommand;
 use crate::operator::chain;
@@ -151,6 +153,7 @@ pub fn run(spec: &ExecutorSpec, job: &ExecutableJob) -> Result<(), ExecutorError
         last_contact: Instant::now(),
         orphan_timeout: config.get(&options::EXECUTOR_ORPHAN_TIMEOUT),
         output: RollingOutput::of_this_process(config.get(&options::TASKMANAGER_STDOUT_MAX_SIZE)),
+        watch: Watch::default(),
         stopping: false,
         events,
     }
@@ -169,6 +172,11 @@ fn bind_data_port(spec: &ExecutorSpec) -> Result<TcpListener, ExecutorError> {
     }
     let address = format!("{}:{}", spec.bind_host, spec.data_port);
     Err(ExecutorError::DataPort { address, source: last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()) })
+}
+
+/// Name of a slot's thread.
+fn slot_name(slot: SlotIndex) -> String {
+    format!("slot-{slot}")
 }
 
 struct Executor<'a> {
@@ -191,6 +199,7 @@ struct Executor<'a> {
     last_contact: Instant,
     orphan_timeout: Duration,
     output: RollingOutput,
+    watch: Watch,
     stopping: bool,
     events: Sender<Event>,
 }
@@ -340,7 +349,7 @@ impl Executor<'_> {
             return Err(failed(format!("`{}` has no subtask {}", vertex.name, attempt.subtask)));
         }
         if !self.slots.contains_key(&task.slot) {
-            let name = format!("slot-{}", task.slot);
+            let name = slot_name(task.slot);
             let slot = Slot::start(&name, self.settings, self.events.clone());
             let slot = slot.map_err(|error| failed(format!("cannot start the thread of {name}: {error}")))?;
             self.slots.insert(task.slot, slot);
@@ -469,6 +478,7 @@ impl Executor<'_> {
 
     fn tick(&mut self) {
         self.output.roll_if_full();
+        self.tell_of_stuck_tasks();
         let progress: Vec<_> = self.executions.progress().collect();
         if !progress.is_empty() {
             self.tell(&FromExecutor::Progress(progress));

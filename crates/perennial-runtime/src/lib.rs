@@ -22,6 +22,7 @@ mod keyed;
 mod lineage;
 mod mailbox;
 mod panics;
+mod presence;
 mod settings;
 mod slot;
 mod snapshot;

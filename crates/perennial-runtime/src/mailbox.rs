@@ -1,10 +1,12 @@
-//! What the executor tells a task that runs.
+//! What the executor tells a task that runs, and sees of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use perennial_exchange::Barrier;
 use perennial_types::CheckpointId;
+
+use crate::presence::Presence;
 
 /// What a task is told about checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) struct Mailbox {
     full: AtomicBool,
     /// A few: who writes them waits for a checkpoint before the next, and of completed ones the newest says all.
     commands: Mutex<Vec<TaskCommand>>,
+    /// Whether the task's thread is in the job's code, where it reads no commands.
+    pub(crate) presence: Presence,
 }
 
 impl Mailbox {

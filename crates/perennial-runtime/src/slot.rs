@@ -149,6 +149,7 @@ impl SlotThread {
         let mut i = 0;
         while let Some((attempt, task)) = self.tasks.get_mut(i) {
             let before = *now;
+            task.presence().turn();
             let result = if task.is_cancelled() {
                 panics::catch(|| task.obey_last()).map(|()| None)
             } else {
@@ -161,6 +162,7 @@ impl SlotThread {
                 })
                 .map(Some)
             };
+            task.presence().turn();
             *now = Instant::now();
             task.checkpointing.cuts.drain(..).for_each(&self.tell_cut);
             let end = match result {
@@ -222,10 +224,12 @@ impl SlotThread {
             let checkpointing =
                 Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input, self.settings.incremental);
             let valve = Valve::new(input.channels());
+            checkpointing.presence().turn();
             let built = panics::catch(|| {
                 let head = factory.build(&mut builder)?;
                 Ok((head, builder.into_writers()?))
             });
+            checkpointing.presence().turn();
             match built {
                 Ok((head, writers)) => {
                     let (draining, unflushed, blocked_since) = (false, false, None);

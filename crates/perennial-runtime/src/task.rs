@@ -11,6 +11,7 @@ use crate::align::{Aligner, Step};
 use crate::builder::{SharedWriter, write_error};
 use crate::lineage::Lineage;
 use crate::mailbox::{Mailbox, TaskCommand};
+use crate::presence::Presence;
 use crate::upload::{Cut, SnapshotOf, Taken};
 use crate::valve::Valve;
 use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, Sweeping, TaskClock, TaskError};
@@ -91,6 +92,11 @@ pub(crate) struct Checkpointing {
 }
 
 impl Checkpointing {
+    /// Whether the task's thread is in the job's code.
+    pub(crate) fn presence(&self) -> &Presence {
+        &self.mailbox.presence
+    }
+
     /// Of a task that reads `input` and is told of checkpoints through `mailbox`.
     pub(crate) fn new(of: SnapshotOf, mailbox: Arc<Mailbox>, input: &Input, incremental: bool) -> Self {
         Self {
@@ -128,6 +134,11 @@ impl Task {
     /// Whether the task was asked to stop.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether its thread is in the job's code.
+    pub(crate) fn presence(&self) -> &Presence {
+        self.checkpointing.presence()
     }
 
     /// Works for some batches, as long as there is input and room.
