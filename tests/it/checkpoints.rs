@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use perennial_tests::{Cluster, Submission, send_signal, verify_exactly_once, wait_for};
 use rustix::process::Signal;
 
+use crate::taskmanagers::subtasks;
 use crate::{LIMIT, cluster};
 
 const KEYS: u64 = 1000;
@@ -157,4 +158,35 @@ fn checkpoints_go_on_under_the_next_leader() -> Result<()> {
     wait_restarts(&cluster, &job, 1)?;
     more(&mut cluster, 2)?;
     judge(&mut cluster, &job, &out)
+}
+
+/// Each subtask is a region. When the executor of one is killed, that one runs again from the newest checkpoint; the other one
+/// stays at its first attempt, and what both have written is exact.
+#[test]
+fn a_region_starts_again_from_a_checkpoint_and_the_others_do_not_notice() -> Result<()> {
+    let mut cluster = cluster().taskmanagers(2, 1).start()?;
+    let out = cluster.dir().join("out");
+    let out_text = out.display().to_string();
+    let options = ["-D", "execution.checkpointing.interval=200ms"];
+    let args = ["--apart", "--keys", "2", "--rate", "20000", "--out", &out_text];
+    let job = cluster.submit_with("exactly_once", 2, &options, &args)?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    more(&mut cluster, 2)?;
+    for kill in 1..=2 {
+        for pid in cluster.executors_on(1) {
+            send_signal(pid, Signal::KILL)?;
+        }
+        wait_restarts(&cluster, &job, kill)?;
+        let seen = subtasks(&cluster, &job)?;
+        let expect = |(taskmanager, attempt, state): &(String, u64, String)| {
+            state == "RUNNING" && *attempt == if taskmanager == "tm-2" { kill } else { 0 }
+        };
+        ensure!(seen.len() == 2 && seen.iter().all(expect), "{seen:?}");
+        more(&mut cluster, 2)?;
+    }
+    cluster.run_cli(&["cancel", &job.job])?;
+    cluster.wait_state(&job, "CANCELED", LIMIT)?;
+    let counted = verify_exactly_once(&out)?;
+    ensure!(counted.keys.len() == 2 && counted.indices.len() > 1000, "{:?}", counted.keys);
+    Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{LIMIT, cluster};
 
 /// TaskManager, attempt and state of every subtask.
-fn subtasks(cluster: &Cluster, job: &Submission) -> Result<Vec<(String, u64, String)>> {
+pub(crate) fn subtasks(cluster: &Cluster, job: &Submission) -> Result<Vec<(String, u64, String)>> {
     let details = cluster.job(job)?;
     let vertices = details.get("vertices").and_then(Value::as_array).context("a job has vertices")?;
     let subtasks = vertices.iter().filter_map(|vertex| vertex.get("subtasks")?.as_array()).flatten();

@@ -149,6 +149,48 @@ mod tests {
         );
     }
 
+    /// Every key of Flink's, set to something else than its default.
+    #[test]
+    fn every_key_of_a_strategy_reaches_it() {
+        let ms = Duration::from_millis;
+        let backoff = Backoff {
+            initial: ms(10),
+            max: ms(20),
+            multiplier: 3.0,
+            reset_threshold: ms(30),
+            jitter: 0.5,
+            attempts_max: 4,
+        };
+        let fixed = Policy::FixedDelay { attempts: 5, delay: ms(40) };
+        let rate = Policy::FailureRate { max_failures: 6, interval: ms(50), delay: ms(60) };
+        let options = [
+            ("fixed-delay.attempts", "5"),
+            ("fixed-delay.delay", "40 ms"),
+            ("failure-rate.max-failures-per-interval", "6"),
+            ("failure-rate.failure-rate-interval", "50 ms"),
+            ("failure-rate.delay", "60 ms"),
+            ("exponential-delay.initial-backoff", "10 ms"),
+            ("exponential-delay.max-backoff", "20 ms"),
+            ("exponential-delay.backoff-multiplier", "3"),
+            ("exponential-delay.reset-backoff-threshold", "30 ms"),
+            ("exponential-delay.jitter-factor", "0.5"),
+            ("exponential-delay.attempts-before-reset-backoff", "4"),
+        ];
+        let mut options: BTreeMap<String, String> =
+            options.into_iter().map(|(key, value)| (format!("restart-strategy.{key}"), value.to_owned())).collect();
+        for (names, policy) in [
+            (&["none", "off", "disable", "Disable"][..], Policy::Never),
+            (&["fixed-delay", "fixeddelay"], fixed),
+            (&["failure-rate", "failurerate"], rate),
+            (&["exponential-delay", "exponentialdelay"], Policy::ExponentialDelay(backoff)),
+        ] {
+            for name in names {
+                options.insert("restart-strategy.type".to_owned(), (*name).to_owned());
+                assert_eq!(restart_policy(&options, true), policy, "{name}");
+            }
+        }
+    }
+
     #[test]
     fn a_job_with_checkpoints_restarts_after_any_failure_unless_it_says_otherwise() {
         assert_eq!(restart_policy(&BTreeMap::new(), true), Policy::LossesAtOnce(Backoff::default()));
