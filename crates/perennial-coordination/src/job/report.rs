@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use perennial_types::{ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId};
 
 use super::exceptions::Failure;
-use super::{Command, Effect, ExecutionUpdate, Job, JobStatus, Phase, Step};
+use super::{Command, Effect, ExecutionUpdate, Job, JobStatus, Phase, Stage, Step};
 use crate::checkpoint;
 
 impl Job {
@@ -18,6 +18,11 @@ impl Job {
         out: &mut Vec<Effect>,
     ) {
         self.note(&update);
+        // A TaskManager that came without an executor tells the last states of what ran in it, then that it was lost.
+        let was_before = !update.state.is_terminal() && self.stage(from) == Some(&Stage::Empty);
+        if was_before {
+            return;
+        }
         if self.expects(from, update.attempt) {
             self.take_report(update, now_ms, out);
         } else if !update.state.is_terminal() && !self.is_over() {

@@ -52,6 +52,23 @@ fn an_adopted_task_keeps_its_start_time() {
     assert_eq!(f.job.executions().get(attempt).and_then(|execution| execution.start_ms()), Some(4242));
 }
 
+/// An executor died and the leader with it. Its TaskManager comes without it, and then tells what ran there and how it was lost: that
+/// something ran is no news, and nobody would ever hear of its end.
+#[test]
+fn last_states_of_a_lost_executor_bring_nothing_back_to_life() {
+    let mut f = Fixture::recovered(Joined, JobStatus::Running, &[]);
+    assert!(f.here("b", None).is_empty());
+    assert!(f.report("b", 1, ExecutionState::Running).is_empty());
+    let cause = "killed by signal 9".to_owned();
+    f.apply(Event::ExecutorLost { taskmanager: tm("b"), cause, own_doing: false });
+    f.here("a", Some(&[(0, ExecutionState::Failed)]));
+    let states = f.job.executions().executions().map(|(_, execution)| execution.state()).collect::<Vec<_>>();
+    assert!(
+        states.iter().all(|state| !matches!(state, ExecutionState::Running | ExecutionState::Canceling)),
+        "{states:?}"
+    );
+}
+
 /// SeaTunnel #10834, #12386.
 #[test]
 fn finished_subtasks_are_remembered_and_not_looked_for() {
