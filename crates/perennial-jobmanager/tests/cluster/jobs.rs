@@ -201,7 +201,7 @@ async fn what_is_no_artifact_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taskmanager_that_follows_a_newer_leader_is_left_alone() {
     let dir = tempdir().unwrap();
-    let jobmanager = single(&dir, &[("heartbeat.timeout", "400 ms")]).await;
+    let jobmanager = single(&dir, &[("heartbeat.timeout", "2 s")]).await;
     let taskmanager = FakeTaskManager::new("tm-a", 1);
     let _attached = taskmanager.attach(jobmanager.rpc_address().to_string());
     let dispatcher = jobmanager.dispatcher();
@@ -214,7 +214,7 @@ async fn a_taskmanager_that_follows_a_newer_leader_is_left_alone() {
     until("it is silent for longer than the timeout", async || {
         let [one] = dispatcher.taskmanagers().await.unwrap().try_into().unwrap();
         assert_eq!(one.stale_commands, 7);
-        one.heartbeat_age_ms > 1000
+        one.heartbeat_age_ms > 3000
     })
     .await;
     dispatcher.cancel_job(id, RequestId::random()).await.unwrap();
