@@ -194,3 +194,34 @@ fn a_region_starts_again_from_a_checkpoint_and_the_others_do_not_notice() -> Res
     ensure!(counted.keys.len() == 2 && counted.indices.len() > 1000, "{:?}", counted.keys);
     Ok(())
 }
+
+/// Everything that is written has to be committed by a checkpoint, the last of it too: it is taken as soon as all inputs have ended,
+/// however long the interval is. Killed and led anew meanwhile, the job still ends by itself with all of it, once.
+#[test]
+fn a_bounded_job_ends_with_a_last_checkpoint_and_all_of_its_output() -> Result<()> {
+    let mut cluster = cluster().jobmanagers(3).taskmanagers(2, 2).start()?;
+    let submit = |cluster: &Cluster, name: &str, interval: &str, count: u64, more: &[&str]| -> Result<_> {
+        let (out, count) = (cluster.dir().join(name), count.to_string());
+        let interval = format!("execution.checkpointing.interval={interval}");
+        let args = ["--keys", "100", "--count", &count, "--out", &out.display().to_string()];
+        let job = cluster.submit_with("exactly_once", 2, &["-D", &interval], &[&args[..], more].concat())?;
+        Ok((job, out))
+    };
+    let ends = |cluster: &mut Cluster, job: &Submission, out: &Path, count: u64| -> Result<()> {
+        cluster.wait_state(job, "FINISHED", LIMIT)?;
+        let counted = verify_exactly_once(out)?;
+        ensure!(counted.indices.len() as u64 == count && counted.hidden.is_empty(), "{:?}", counted.hidden);
+        Ok(())
+    };
+    let (job, out) = submit(&cluster, "quick", "1h", 100_000, &[])?;
+    ends(&mut cluster, &job, &out, 100_000)?;
+
+    let (job, out) = submit(&cluster, "killed", "100ms", 60_000, &["--rate", "20000"])?;
+    cluster.wait_state(&job, "RUNNING", LIMIT)?;
+    more(&mut cluster, 2)?;
+    kill_executor(&cluster)?;
+    let (leader, _) = cluster.leader(LIMIT)?;
+    cluster.jobmanager(leader)?.kill()?;
+    cluster.start_jobmanager(leader)?;
+    ends(&mut cluster, &job, &out, 60_000)
+}

@@ -62,6 +62,7 @@ pub struct Execution {
     start_ms: Option<u64>,
     end_ms: Option<u64>,
     counters: Counters,
+    input_ended: bool,
 }
 
 impl Execution {
@@ -74,6 +75,7 @@ impl Execution {
             start_ms: None,
             end_ms: None,
             counters: Counters::default(),
+            input_ended: false,
         }
     }
 
@@ -110,6 +112,11 @@ impl Execution {
     /// What it has done, as far as it was told.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Whether there may be something left for it to work on.
+    fn has_input(&self) -> bool {
+        !self.input_ended && self.state != ExecutionState::Finished
     }
 
     fn is_on(&self, taskmanager: &TaskManagerId) -> bool {
@@ -191,6 +198,8 @@ pub struct Recovered {
 pub struct ExecutionGraph {
     vertices: Vec<ExecutionJobVertex>,
     positions: BTreeMap<VertexId, usize>,
+    /// Current executions that may have something left to work on.
+    with_input: usize,
 }
 
 impl ExecutionGraph {
@@ -208,7 +217,8 @@ impl ExecutionGraph {
             })
             .collect();
         let positions = vertices.iter().enumerate().map(|(position, vertex)| (vertex.id, position)).collect();
-        Self { vertices, positions }
+        let with_input = vertices.iter().map(|vertex| vertex.subtasks.len()).sum();
+        Self { vertices, positions, with_input }
     }
 
     /// The graph with the attempts that the metadata log knows; `start_ms` says when executions with this attempt number
@@ -227,6 +237,7 @@ impl ExecutionGraph {
                 subtask.current.state = if finished { ExecutionState::Finished } else { ExecutionState::Reconciling };
             }
         }
+        this.with_input = this.executions().filter(|(_, execution)| execution.has_input()).count();
         this
     }
 
@@ -331,7 +342,9 @@ impl ExecutionGraph {
         if from == next || !from.may_become(next) {
             return Transition::Ignored;
         }
+        let had_input = execution.has_input();
         execution.state = next;
+        let spent = had_input && !execution.has_input();
         if execution.start_ms.is_none() && !matches!(next, ExecutionState::Scheduled | ExecutionState::Canceled) {
             execution.start_ms = Some(now_ms);
         }
@@ -341,7 +354,22 @@ impl ExecutionGraph {
         if next == ExecutionState::Failed {
             execution.failure = Some(failure.unwrap_or_else(|| "no cause was given".to_owned()));
         }
+        self.with_input -= usize::from(spent);
         Transition::Changed { from }
+    }
+
+    /// The input of a current execution has ended, and it holds nothing back: it waits for its last checkpoint.
+    pub fn end_input(&mut self, id: ExecutionAttemptId) {
+        if let Some(execution) = self.current_mut(id) {
+            let had_input = execution.has_input();
+            execution.input_ended = true;
+            self.with_input -= usize::from(had_input);
+        }
+    }
+
+    /// Whether the input of every current execution has ended.
+    pub fn all_inputs_ended(&self) -> bool {
+        self.with_input == 0
     }
 
     /// Notes when a current execution was deployed, as its executor says: the same to every leader.
@@ -374,7 +402,9 @@ impl ExecutionGraph {
             if subtask.history.len() == HISTORY_MAX {
                 subtask.history.pop_front();
             }
+            let had_input = subtask.current.has_input();
             subtask.history.push_back(std::mem::replace(&mut subtask.current, next));
+            self.with_input += usize::from(!had_input);
         }
     }
 
@@ -418,6 +448,31 @@ mod tests {
         assert_eq!(subtask.current().attempt(), 21);
         let kept: Vec<u32> = subtask.history().map(Execution::attempt).collect();
         assert_eq!(kept, (5..21).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_inputs_of_all_have_ended_when_each_has_said_so_or_has_finished() {
+        let mut executions = ExecutionGraph::new(&graph(&[("map", 2, "default")]));
+        let ids: Vec<_> = executions.executions().map(|(id, _)| id).collect();
+        for _ in 0..2 {
+            executions.end_input(ids[0]);
+            assert!(!executions.all_inputs_ended());
+        }
+        executions.transition(ids[1], ExecutionState::Finished, None, 1);
+        assert!(!executions.all_inputs_ended(), "a task that was never deployed does not finish");
+        executions.transition(ids[1], ExecutionState::Deploying, None, 1);
+        executions.transition(ids[1], ExecutionState::Finished, None, 1);
+        executions.transition(ids[0], ExecutionState::Deploying, None, 1);
+        executions.transition(ids[0], ExecutionState::Finished, None, 1);
+        assert!(executions.all_inputs_ended());
+        executions.renew((0, 1));
+        assert!(!executions.all_inputs_ended(), "it begins again");
+        executions.end_input(ids[1]);
+        assert!(!executions.all_inputs_ended(), "said by the attempt before");
+        let mut renewed = ids[1];
+        renewed.attempt += 1;
+        executions.end_input(renewed);
+        assert!(executions.all_inputs_ended());
     }
 
     #[test]

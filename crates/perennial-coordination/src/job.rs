@@ -155,6 +155,8 @@ pub struct Job {
     strategy: RestartStrategy,
     checkpoints: Coordinator,
     exceptions: Exceptions,
+    /// That too many checkpoints have failed, until something is done about it.
+    exhausted: Option<String>,
     /// The slots it needs, each with the one it holds.
     slots: Vec<SharedSlot>,
     held: Vec<Option<Assignment>>,
@@ -207,6 +209,7 @@ impl Job {
             strategy,
             checkpoints,
             exceptions: Exceptions::new(),
+            exhausted: None,
             held: vec![None; slots.len()],
             slots,
             wanted: 0,
@@ -386,6 +389,7 @@ impl Job {
 
     /// Moves regions and the job on as far as their tasks allow. The one place where steps are taken.
     fn settle(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        self.fail_if_exhausted(now_ms, out);
         while self.phase == Phase::Active && !self.touched.is_empty() {
             let touched = std::mem::take(&mut self.touched);
             self.reconcile(&touched, now_ms, out);

@@ -20,6 +20,7 @@ pub enum EventTime {
 pub(crate) enum Control {
     Barrier(Barrier),
     Time(EventTime),
+    EndOfData,
 }
 
 impl Control {
@@ -36,7 +37,7 @@ impl Control {
         match self {
             Self::Barrier(barrier) => frame.extend(barrier.encode()),
             Self::Time(EventTime::Watermark(time)) => frame.extend(time.to_le_bytes()),
-            Self::Time(EventTime::Idle) => {}
+            Self::Time(EventTime::Idle) | Self::EndOfData => {}
         }
     }
 
@@ -46,6 +47,7 @@ impl Control {
             Self::Barrier(_) => Kind::Barrier,
             Self::Time(EventTime::Watermark(_)) => Kind::Watermark,
             Self::Time(EventTime::Idle) => Kind::Idle,
+            Self::EndOfData => Kind::EndOfData,
         }
     }
 
@@ -63,6 +65,7 @@ impl From<Control> for Element {
         match control {
             Control::Barrier(barrier) => Self::Barrier(barrier),
             Control::Time(time) => Self::Watermark(time),
+            Control::EndOfData => Self::EndOfData,
         }
     }
 }

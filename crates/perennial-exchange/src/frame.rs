@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use perennial_types::JobId;
 
 /// Version of this layout.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 const GREETING_MAGIC: &[u8; 4] = b"PRNL";
 const FRAME_MAGIC: &[u8; 3] = b"prn";
@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Watermark,
     /// The channel has no watermark to wait for.
     Idle,
+    /// Only barriers come on the channel from now on.
+    EndOfData,
 }
 
 /// The fixed part of a frame.
@@ -71,6 +73,7 @@ impl Header {
             Kind::Barrier => 5,
             Kind::Watermark => 6,
             Kind::Idle => 7,
+            Kind::EndOfData => 8,
         };
         let length = (self.payload_bytes as u32).to_le_bytes();
         let parts: [&[u8]; 5] = [&length, &self.channel.to_le_bytes(), &self.count.to_le_bytes(), &[kind], FRAME_MAGIC];
@@ -97,6 +100,7 @@ impl Header {
             5 => Kind::Barrier,
             6 => Kind::Watermark,
             7 => Kind::Idle,
+            8 => Kind::EndOfData,
             other => return Err(format!("a frame of unknown kind {other}")),
         };
         let (channel, count) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([n0, n1, n2, n3]));
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn headers_grants_keys_and_greetings_round_trip() {
         use Kind::*;
-        for kind in [Open, Data, End, Close, Barrier, Watermark, Idle] {
+        for kind in [Open, Data, End, Close, Barrier, Watermark, Idle, EndOfData] {
             let header = Header { payload_bytes: 65_536, channel: 7, count: 4096, kind };
             assert_eq!(Header::decode(&header.encode()), Ok(header));
         }

@@ -3,7 +3,7 @@
 //! A queue per channel and a list of channels that have something. Producers of the same process and the readers of
 //! connections put elements in, one slot thread takes them out. The gate has one lock, held for some nanoseconds per
 //! *batch*. What bounds its queues is the credit of the producers: an element comes only where credit was taken, or is
-//! a control element: one end in the life of a channel, as many barriers as there are checkpoints at a time, and one time
+//! a control element: two ends in the life of a channel, as many barriers as there are checkpoints at a time, and one time
 //! behind each of all these. A blocked channel fills up to its credit and no further.
 
 use std::any::Any;
@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::{Barrier, Credit, EventTime, ExchangeError, Payload, Signal};
 
-/// What comes out of a channel: `(Data | Barrier | Watermark)* End`.
+/// What comes out of a channel: `(Data | Barrier | Watermark)* EndOfData Barrier* End`.
+///
+/// A producer whose data has ended is still there for checkpoints, until one has all it has done.
 pub enum Element {
     /// A batch.
     Data(Payload),
@@ -21,6 +23,8 @@ pub enum Element {
     Barrier(Barrier),
     /// How far event time is behind what came so far.
     Watermark(EventTime),
+    /// No data and no watermark comes any more.
+    EndOfData,
     /// Nothing more comes on this channel.
     End,
 }

@@ -184,6 +184,7 @@ impl Inbound {
             Kind::Barrier => self.take_control(number, Control::Barrier(Barrier::decode(&payload)?), inputs),
             Kind::Watermark => self.take_control(number, Control::decode_watermark(&payload)?, inputs),
             Kind::Idle => self.take_control(number, Control::Time(EventTime::Idle), inputs),
+            Kind::EndOfData => self.take_control(number, Control::EndOfData, inputs),
             Kind::End => {
                 if !self.end(number) {
                     // Its consumer has not come yet: the end waits with the channel. Or it is coming at this moment.

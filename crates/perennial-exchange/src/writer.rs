@@ -77,6 +77,12 @@ impl OutChannel {
         }
     }
 
+    /// Sends the end of the data and of the channel: nothing was sent, and nothing will be.
+    pub fn end(mut self) {
+        self.send_control(Control::EndOfData);
+        self.send_end();
+    }
+
     /// Sends the end of the channel, which needs no credit.
     fn send_end(&mut self) {
         match self {
@@ -107,6 +113,12 @@ pub trait WriterControl: Send {
     ///
     /// It takes no credit, but overtakes nothing: behind batches that wait for room it waits too.
     fn barrier(&mut self, barrier: Barrier) -> Result<(), WriteError>;
+
+    /// Nothing more will be pushed: sends all there is, then the end of the data of each channel.
+    fn finish(&mut self) -> Result<(), WriteError>;
+
+    /// No barrier comes any more either: sends the end of each channel, once nothing waits.
+    fn end(&mut self) -> Result<(), WriteError>;
 }
 
 /// What has found no room in a channel, or comes behind what has not.
@@ -169,8 +181,8 @@ impl<T: Record> Lane<T> {
 
 /// Spreads the records of one task over the channels of one exchange, in batches.
 ///
-/// Never blocks: a batch that finds no room waits here. The grammar of calls is `push* finish`, with drains and flushes
-/// anywhere between, and drains after `finish` until nothing waits.
+/// Never blocks: a batch that finds no room waits here. The grammar of calls is `push* finish end`, with barriers, drains and
+/// flushes anywhere between, and drains after `end` until nothing waits.
 pub struct Writer<T> {
     lanes: Vec<Lane<T>>,
     partitioner: Partitioner<T>,
@@ -182,7 +194,7 @@ pub struct Writer<T> {
     /// Encoding of a sample record.
     sample: Vec<u8>,
     counters: Arc<Counters>,
-    finished: bool,
+    ending: bool,
     ends_sent: bool,
 }
 
@@ -207,7 +219,7 @@ impl<T: Record> Writer<T> {
             order: Box::new([0; GATHER_RECORDS]),
             sample: Vec::new(),
             counters,
-            finished: false,
+            ending: false,
             ends_sent: false,
         };
         writer.set_record_bytes(size_of::<T>());
@@ -400,17 +412,6 @@ impl<T: Record> Writer<T> {
         self.count_bytes();
         Ok(())
     }
-
-    /// Nothing more will be pushed: sends all there is, then the end of each channel.
-    pub fn finish(&mut self) -> Result<(), WriteError> {
-        self.finished = true;
-        for lane in &mut self.lanes {
-            if !lane.open.is_empty() {
-                lane.ship();
-            }
-        }
-        self.drain().map(drop)
-    }
 }
 
 impl<T: Record> WriterControl for Writer<T> {
@@ -421,7 +422,7 @@ impl<T: Record> WriterControl for Writer<T> {
             lane.drain();
             empty &= lane.waiting.is_empty();
         }
-        if empty && self.finished && !self.ends_sent {
+        if empty && self.ending && !self.ends_sent {
             self.ends_sent = true;
             self.lanes.iter_mut().for_each(|lane| lane.channel.send_end());
         }
@@ -448,5 +449,14 @@ impl<T: Record> WriterControl for Writer<T> {
 
     fn barrier(&mut self, barrier: Barrier) -> Result<(), WriteError> {
         self.control(Control::Barrier(barrier))
+    }
+
+    fn finish(&mut self) -> Result<(), WriteError> {
+        self.control(Control::EndOfData)
+    }
+
+    fn end(&mut self) -> Result<(), WriteError> {
+        self.ending = true;
+        self.drain().map(drop)
     }
 }

@@ -27,6 +27,7 @@ enum Seen {
     Records(Vec<u64>),
     Barrier(u64),
     Time(EventTime),
+    EndOfData,
     End,
 }
 
@@ -39,6 +40,7 @@ fn take(gate: &Gate) -> Option<(usize, Seen)> {
             Seen::Barrier(barrier.checkpoint.0)
         }
         Element::Watermark(time) => Seen::Time(time),
+        Element::EndOfData => Seen::EndOfData,
         Element::End => Seen::End,
         Element::Data(Payload::Local(mut batch)) => {
             let records = std::mem::take(batch.downcast_mut::<Vec<u64>>().unwrap());
@@ -90,7 +92,7 @@ fn a_blocked_channel_keeps_what_it_has_and_gets() {
     assert_eq!(take(&gate), None);
     gate.unblock_all();
     assert_eq!(take(&gate), Some((0, Seen::Records(vec![1, 2]))));
-    assert_eq!(take(&gate), Some((0, Seen::End)));
+    assert_eq!(take(&gate), Some((0, Seen::EndOfData)));
     // Blocked while empty: lists nothing when unblocked, and what comes then is found.
     gate.block(1);
     gate.unblock_all();
@@ -119,9 +121,17 @@ fn a_barrier_needs_no_credit_and_overtakes_nothing() {
     assert_eq!(take(&gate), Some((0, Seen::Records(vec![3]))));
     assert_eq!(take(&gate), Some((0, Seen::Barrier(2))));
     assert_eq!(take(&gate), Some((0, Seen::Barrier(3))));
+    writer.push(&mut vec![6]).unwrap();
     writer.finish().unwrap();
+    writer.barrier(barrier(4)).unwrap();
+    writer.end().unwrap();
     assert_eq!(take(&gate), Some((0, Seen::Records(vec![4, 5]))));
-    assert_eq!(take(&gate), Some((0, Seen::End)));
+    assert_eq!(take(&gate), None, "the end waits as everything else does");
+    assert!(writer.drain().unwrap());
+    for expect in [Seen::Records(vec![6]), Seen::EndOfData, Seen::Barrier(4), Seen::End] {
+        assert_eq!(take(&gate), Some((0, expect)));
+    }
+    assert_eq!(take(&gate), None);
 }
 
 #[test]
@@ -152,6 +162,8 @@ fn a_watermark_comes_behind_what_was_pushed_and_replaces_one_that_waits() {
     gate.unblock_all();
     assert_eq!(take(&gate), Some((0, Seen::Time(Watermark(50)))));
     writer.finish().unwrap();
+    writer.end().unwrap();
+    assert_eq!(take(&gate), Some((0, Seen::EndOfData)));
     assert_eq!(take(&gate), Some((0, Seen::End)));
     assert_eq!((take(&gate), gate.has_input()), (None, false));
 }
@@ -202,9 +214,12 @@ fn barriers_between_processes_keep_their_places() {
     early.barrier(barrier(3)).unwrap();
     early.watermark(EventTime::Idle).unwrap();
     early.finish().unwrap();
+    early.barrier(barrier(4)).unwrap();
+    early.end().unwrap();
     assert_eq!(wait_for("the first batch", || take(&gate)), (0, Seen::Records(vec![1, 2])));
     let (time, idle) = (Seen::Time(EventTime::Watermark(-6)), Seen::Time(EventTime::Idle));
-    for expect in [Seen::Barrier(2), Seen::Records(vec![3]), time, Seen::Barrier(3), idle, Seen::End] {
+    let ends = [Seen::EndOfData, Seen::Barrier(4), Seen::End];
+    for expect in [Seen::Barrier(2), Seen::Records(vec![3]), time, Seen::Barrier(3), idle].into_iter().chain(ends) {
         let seen = wait_for("the rest", || {
             early.drain().unwrap();
             take(&gate)

@@ -41,6 +41,7 @@ fn max() -> MaxParallelism {
 fn take_one(gate: &Gate, into: &mut Vec<(usize, Numbered)>, ends: &mut usize, largest: &mut usize) -> bool {
     let Some((channel, element)) = gate.take() else { return false };
     match element {
+        Element::EndOfData => {}
         Element::End => *ends += 1,
         Element::Barrier(barrier) => panic!("nobody sent {barrier:?}"),
         Element::Watermark(time) => panic!("nobody sent {time:?}"),
@@ -116,7 +117,10 @@ proptest! {
                 take_one(gate, got, &mut ends, &mut largest);
             }
         }
-        writers.iter_mut().for_each(|writer| writer.finish().unwrap());
+        for writer in &mut writers {
+            writer.finish().unwrap();
+            writer.end().unwrap();
+        }
         loop {
             let all_gone = writers.iter_mut().all(|writer| writer.drain().unwrap());
             let mut took = false;
@@ -126,7 +130,7 @@ proptest! {
                     took = true;
                     in_flight += 1;
                 }
-                prop_assert!(in_flight <= 2 * (credit as usize + 1), "{in_flight} elements with credit {credit}");
+                prop_assert!(in_flight <= 2 * (credit as usize + 2), "{in_flight} elements with credit {credit}");
             }
             if all_gone && !took { break }
         }
@@ -238,7 +242,10 @@ fn remote_exchange_loses_nothing_and_keeps_its_bounds() {
             next += 50;
             wait_for("room", || writers.iter_mut().all(|writer| writer.drain().unwrap()));
         }
-        writers.iter_mut().for_each(|writer| writer.finish().unwrap());
+        for writer in &mut writers {
+            writer.finish().unwrap();
+            writer.end().unwrap();
+        }
         wait_for("the rest to go", || writers.iter_mut().all(|writer| writer.drain().unwrap()));
         // The connection outlives its channels: the process does.
         (writers, from)
@@ -281,7 +288,7 @@ fn a_lost_producer_fails_its_consumer_and_an_ended_one_does_not() {
 }
 
 fn greeting(job: JobId, from: &str, to: &str) -> Vec<u8> {
-    let mut bytes = b"PRNL\x03\0\0\0".to_vec();
+    let mut bytes = b"PRNL\x04\0\0\0".to_vec();
     bytes.extend(job.as_bytes());
     for name in [from, to] {
         bytes.extend((name.len() as u16).to_le_bytes());

@@ -8,7 +8,7 @@ use perennial_coordination::checkpoint;
 use perennial_coordination::job::Patience;
 use perennial_coordination::restart_strategy::{Backoff, Policy};
 use perennial_types::Configuration;
-use perennial_types::config::{Origin, RestartStrategyType, options};
+use perennial_types::config::{CheckpointingMode, Origin, RestartStrategyType, options};
 use tracing::warn;
 
 /// Time a TaskManager has for a command beyond `executor.start-timeout`: fetching the artifact is part of starting.
@@ -74,6 +74,7 @@ fn options_of(job: &BTreeMap<String, String>, prefix: &str) -> Configuration {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Checkpointing {
     pub(crate) when: checkpoint::Settings,
+    pub(crate) mode: CheckpointingMode,
     /// Completed checkpoints that are kept.
     pub(crate) retained: u32,
     /// Directory of all jobs' checkpoints.
@@ -88,7 +89,10 @@ pub(crate) fn checkpointing(job: &BTreeMap<String, String>, default: &str) -> Ch
             interval: config.get(&options::CHECKPOINTING_INTERVAL),
             timeout: config.get(&options::CHECKPOINTING_TIMEOUT),
             min_pause: config.get(&options::CHECKPOINTING_MIN_PAUSE),
+            concurrent_max: config.get(&options::CHECKPOINTING_CONCURRENT_MAX),
+            failures_tolerated: config.get(&options::CHECKPOINTING_FAILURES_TOLERATED),
         },
+        mode: config.get(&options::CHECKPOINTING_MODE),
         retained: config.get(&options::CHECKPOINTING_RETAINED).get(),
         directory: config.get(&options::CHECKPOINTING_DIR).unwrap_or_else(|| default.to_owned()),
     }
@@ -207,11 +211,18 @@ mod tests {
             ("execution.checkpointing.interval", "2 s"),
             ("execution.checkpointing.min-pause", "1 s"),
             ("execution.checkpointing.dir", "file:///mnt/c"),
+            ("execution.checkpointing.mode", "AT_LEAST_ONCE"),
+            ("execution.checkpointing.tolerable-failed-checkpoints", "4"),
         ];
         let options = options.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let some = checkpointing(&options, "file:///data/checkpoints");
         let (interval, min_pause) = (Some(Duration::from_secs(2)), Duration::from_secs(1));
-        assert_eq!(some.when, checkpoint::Settings { interval, timeout: Duration::from_secs(600), min_pause });
+        let failures_tolerated = 4;
+        assert_eq!(
+            some.when,
+            checkpoint::Settings { interval, min_pause, failures_tolerated, ..checkpoint::Settings::default() }
+        );
+        assert_eq!(some.mode, CheckpointingMode::AtLeastOnce);
         assert_eq!(some.directory, "file:///mnt/c");
     }
 }

@@ -89,6 +89,22 @@ impl TaskBuilder {
         self.clock.clone()
     }
 
+    /// Whether the chain was finished in the checkpoint that it goes on from.
+    pub(crate) fn was_finished(&self) -> bool {
+        self.restore.as_ref().is_some_and(|restore| restore.finished)
+    }
+
+    /// Whether it also had nothing to commit: then it need not be built.
+    pub(crate) fn has_nothing_to_do(&self) -> bool {
+        let restored = self.restore.iter().flat_map(|restore| &restore.operators);
+        self.was_finished() && restored.map(|one| &one.list).all(Vec::is_empty)
+    }
+
+    /// Tells the consumers of a chain that is not built that nothing comes.
+    pub(crate) fn end_outputs(self) {
+        self.edges.into_values().flat_map(|edge| edge.channels).for_each(OutChannel::end);
+    }
+
     /// The exchanges of the chain, once all of them were asked for.
     pub(crate) fn into_writers(self) -> Result<Vec<SharedWriter>, TaskError> {
         match self.edges.keys().next() {

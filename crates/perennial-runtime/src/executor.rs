@@ -36,7 +36,7 @@ use crate::mailbox::TaskCommand;
 use crate::operator::chain;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
-use crate::upload::{Cut, Taken, Uploaded, Uploads};
+use crate::upload::{Taken, Uploaded, Uploads};
 use crate::wiring::{Placement, Wiring};
 use crate::{ExecutableJob, TaskContext, TaskError, panics};
 
@@ -84,7 +84,7 @@ pub enum ExecutorError {
 /// What the owner thread hears.
 pub(crate) enum Event {
     Task(TaskEvent),
-    Cut(Cut),
+    Taken(Box<Taken>),
     Uploaded(Uploaded),
     Connected {
         connection: u64,
@@ -108,9 +108,9 @@ impl From<TaskEvent> for Event {
     }
 }
 
-impl From<Cut> for Event {
-    fn from(cut: Cut) -> Self {
-        Self::Cut(cut)
+impl From<Taken> for Event {
+    fn from(taken: Taken) -> Self {
+        Self::Taken(Box::new(taken))
     }
 }
 
@@ -231,14 +231,10 @@ impl Executor<'_> {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Task(event) => self.on_task(event),
-            Event::Cut(Cut::Taken(taken)) => {
+            Event::Taken(taken) => {
                 if let Some((taken, directory)) = self.checkpoints.taken(*taken) {
                     self.upload(taken, directory);
                 }
-            }
-            Event::Cut(Cut::GivenUp(attempt, checkpoint)) => {
-                let result = Err("the task gave it up before all its barriers had come".to_owned());
-                self.on_uploaded(Uploaded { attempt, checkpoint, result });
             }
             Event::Uploaded(uploaded) => self.on_uploaded(uploaded),
             Event::Connected { connection, stream } => self.on_connected(connection, stream),
@@ -372,7 +368,8 @@ impl Executor<'_> {
         let restore = task.restore.clone().map(Arc::new);
         let builder = TaskBuilder::new(context, outputs, self.settings.writer, counters, restore);
         let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::default(), Arc::default());
-        Ok(NewTask { attempt, builder, factory, input, room, cancelled, mailbox })
+        let last_checkpoint = self.settings.last_checkpoint;
+        Ok(NewTask { attempt, builder, factory, input, room, cancelled, mailbox, last_checkpoint })
     }
 
     fn cancel(&mut self, attempt: ExecutionAttemptId) {
@@ -393,12 +390,16 @@ impl Executor<'_> {
         attempts.into_iter().for_each(|attempt| self.cancel(attempt));
     }
 
-    fn on_task(&mut self, TaskEvent { attempt, state, error }: TaskEvent) {
+    fn on_task(&mut self, TaskEvent { attempt, state, input_ended, error }: TaskEvent) {
         let Some(execution) = self.executions.get_mut(attempt) else { return };
-        if !execution.state.may_become(state) {
+        let new_state = execution.state.may_become(state);
+        if !new_state && (!input_ended || execution.state.is_terminal()) {
             return;
         }
-        execution.state = state;
+        execution.input_ended |= input_ended;
+        if new_state {
+            execution.state = state;
+        }
         execution.peer_lost = matches!(error, Some(TaskError::Exchange { .. }));
         execution.failure = error.map(|error| match panics::take_elsewhere() {
             Some(panic) => format!("{}; before that {panic}", chain(&error)),
@@ -415,10 +416,10 @@ impl Executor<'_> {
         }
     }
 
-    /// Has those of the roots that run here make their barriers. A second time changes nothing, but that what was said of it is
-    /// said again.
+    /// Has the tasks that no barrier reaches make their own. A second time changes nothing, but that what was said of it is said
+    /// again.
     fn trigger(&mut self, trigger: &TriggerCheckpoint) {
-        let TriggerCheckpoint { checkpoint, kind, exactly_once, ref directory, at_ms, ref roots } = *trigger;
+        let TriggerCheckpoint { checkpoint, kind, exactly_once, ref directory, at_ms } = *trigger;
         let guarantee = if exactly_once { Guarantee::ExactlyOnce } else { Guarantee::AtLeastOnce };
         let barrier = Barrier { checkpoint, kind, guarantee, triggered_ms: at_ms };
         for (taken, directory) in self.checkpoints.triggered(checkpoint, directory) {
@@ -428,7 +429,7 @@ impl Executor<'_> {
             self.tell(&FromExecutor::Checkpoint(report));
         }
         if !self.checkpoints.is_over(checkpoint) {
-            self.post(TaskCommand::Trigger(barrier), |attempt| roots.contains(&attempt));
+            self.post(TaskCommand::Trigger(barrier));
         }
     }
 
@@ -438,18 +439,18 @@ impl Executor<'_> {
         for checkpoint in notice.aborted.iter().copied() {
             if !self.checkpoints.is_over(checkpoint) {
                 self.checkpoints.aborted(checkpoint);
-                self.post(TaskCommand::Aborted(checkpoint), |_| true);
+                self.post(TaskCommand::Aborted(checkpoint));
             }
         }
         if let Some(completed) = notice.completed.filter(|completed| !self.checkpoints.is_over(*completed)) {
             self.checkpoints.completed(completed);
-            self.post(TaskCommand::Completed(completed), |_| true);
+            self.post(TaskCommand::Completed(completed));
         }
     }
 
     /// Tells tasks that have not ended.
-    fn post(&self, command: TaskCommand, wanted: impl Fn(ExecutionAttemptId) -> bool) {
-        for (_, execution) in self.executions.alive().filter(|(attempt, _)| wanted(*attempt)) {
+    fn post(&self, command: TaskCommand) {
+        for (_, execution) in self.executions.alive() {
             execution.mailbox.post(command);
             if let Some(slot) = self.slots.get(&execution.slot) {
                 slot.signal().wake();

@@ -155,7 +155,10 @@ impl<T: Send + 'static, R: SourceReader<T>> Head for SourceHead<T, R> {
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
-        if let ChainEvent::Snapshot(writer) = event {
+        // One that has come to its end has no position.
+        if let ChainEvent::Snapshot(writer) = event
+            && !writer.is_finished()
+        {
             let splits = self.reader.snapshot().map_err(|source| TaskError::user(&self.of.name, source))?;
             writer.list(&self.of, splits);
         }

@@ -13,7 +13,7 @@ use perennial_types::{ExecutionAttemptId, ExecutionState, JobId};
 use crate::builder::TaskBuilder;
 use crate::settings::{TaskSettings, configuration};
 use crate::slot::{NewTask, Slot, TaskEvent};
-use crate::upload::Cut;
+use crate::upload::Taken;
 use crate::wiring::{Place, Placement, Wiring};
 use crate::{ExecutableJob, TaskContext, TaskError};
 
@@ -74,8 +74,8 @@ enum LocalEvent {
     Cancel,
 }
 
-impl From<Cut> for LocalEvent {
-    fn from(_cut: Cut) -> Self {
+impl From<Taken> for LocalEvent {
+    fn from(_taken: Taken) -> Self {
         Self::Snapshot
     }
 }
@@ -190,7 +190,10 @@ pub fn run(job: &ExecutableJob, options: &LocalOptions) -> Result<LocalOutcome, 
             };
             let builder = TaskBuilder::new(context, outputs, settings.writer, Arc::clone(&counters), None);
             let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::clone(&cancelled), Arc::default());
-            new_tasks.push((slot, NewTask { attempt, builder, factory, input, room, cancelled, mailbox }));
+            // Nobody takes checkpoints here.
+            let last_checkpoint = false;
+            let task = NewTask { attempt, builder, factory, input, room, cancelled, mailbox, last_checkpoint };
+            new_tasks.push((slot, task));
             tasks.push(LocalTask { vertex_name: vertex.name.clone(), subtask: attempt.subtask, counters });
         }
     }

@@ -11,7 +11,7 @@ use crate::presence::Presence;
 /// What a task is told about checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TaskCommand {
-    /// To a task whose barriers come from nowhere: this is where the checkpoint cuts.
+    /// A checkpoint is to be taken: to a task whose barriers come from nowhere this is where it cuts.
     Trigger(Barrier),
     /// A checkpoint is complete and recorded.
     Completed(CheckpointId),

@@ -92,6 +92,9 @@ pub enum ChainEvent<'a> {
     /// Somebody in the chain asked for this processing time, in ms since 1970, or an earlier one: see
     /// [`TaskClock::wake_at`](crate::TaskClock::wake_at).
     Time(i64),
+    /// The last event, after [`Output::finish`]: the last checkpoint is complete, or none is to be waited for. What would have waited
+    /// for a checkpoint is done now, durably.
+    End,
 }
 
 impl ChainEvent<'_> {
@@ -101,7 +104,7 @@ impl ChainEvent<'_> {
         match self {
             Self::Snapshot(writer) => writer.keyed(of, name, table),
             Self::Sweep(sweeping) => sweeping.more |= table.sweep(sweeping.until),
-            Self::Completed(_) | Self::Aborted(_) | Self::Watermark(_) | Self::Idle | Self::Time(_) => {}
+            Self::Completed(_) | Self::Aborted(_) | Self::Watermark(_) | Self::Idle | Self::Time(_) | Self::End => {}
         }
     }
 }
@@ -126,7 +129,8 @@ impl Sweeping {
 
 /// Where an operator's records go: the next operator of the chain, an exchange, or nowhere.
 ///
-/// The grammar of calls is `(push | control)* finish`: events come in band, between batches, never per record.
+/// The grammar of calls is `(push | control)* finish control*`: events come in band, between batches, never per record. After
+/// `finish` nothing may be pushed.
 pub trait Output<T>: Send {
     /// Takes all records of `batch` and leaves it empty, its capacity kept for the caller's next records.
     ///

@@ -14,6 +14,8 @@ pub(crate) struct TaskSettings {
     pub(crate) buffer_timeout: Duration,
     /// Whether a checkpoint has what has changed in keyed state, rather than all of it.
     pub(crate) incremental: bool,
+    /// Whether a task whose input has ended stays until a checkpoint has all that it has done.
+    pub(crate) last_checkpoint: bool,
 }
 
 /// Makes a configuration of the effective options of a job.
@@ -35,6 +37,8 @@ impl TaskSettings {
             },
             buffer_timeout: config.get(&options::BUFFER_TIMEOUT),
             incremental: config.get(&options::CHECKPOINTING_INCREMENTAL),
+            last_checkpoint: config.get(&options::CHECKPOINTING_INTERVAL).is_some()
+                && config.get(&options::CHECKPOINTS_AFTER_TASKS_FINISH),
         }
     }
 }

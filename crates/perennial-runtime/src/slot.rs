@@ -18,8 +18,8 @@ use crate::builder::TaskBuilder;
 use crate::mailbox::Mailbox;
 use crate::panics;
 use crate::settings::TaskSettings;
-use crate::task::{Checkpointing, Input, Polled, Task, nanos};
-use crate::upload::{Cut, SnapshotOf};
+use crate::task::{Checkpointing, Input, Polled, Stage, Task, nanos};
+use crate::upload::{SnapshotOf, Taken};
 use crate::valve::Valve;
 use crate::{TaskError, VertexFactory};
 
@@ -32,14 +32,24 @@ pub(crate) struct NewTask {
     pub(crate) room: Arc<Room>,
     pub(crate) cancelled: Arc<AtomicBool>,
     pub(crate) mailbox: Arc<Mailbox>,
+    /// Whether it stays until a checkpoint has all that it has done.
+    pub(crate) last_checkpoint: bool,
 }
 
-/// An execution changed its state.
+/// An execution changed its state, or its input has ended.
 pub(crate) struct TaskEvent {
     pub(crate) attempt: ExecutionAttemptId,
     pub(crate) state: ExecutionState,
+    /// Whether it waits for its last checkpoint.
+    pub(crate) input_ended: bool,
     /// Why; only with FAILED.
     pub(crate) error: Option<TaskError>,
+}
+
+impl TaskEvent {
+    fn new(attempt: ExecutionAttemptId, state: ExecutionState, error: Option<TaskError>) -> Self {
+        Self { attempt, state, input_ended: false, error }
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +69,7 @@ impl Slot {
     /// Starts the thread. States of its tasks, and their snapshots, go to `events`.
     pub(crate) fn start<E>(name: &str, settings: TaskSettings, events: Sender<E>) -> std::io::Result<Self>
     where
-        E: From<TaskEvent> + From<Cut> + Send + 'static,
+        E: From<TaskEvent> + From<Taken> + Send + 'static,
     {
         let signal = Arc::new(Signal::new());
         let inbox = Arc::new(Inbox::default());
@@ -115,7 +125,7 @@ struct SlotThread {
     tasks: Vec<(ExecutionAttemptId, Task)>,
     settings: TaskSettings,
     tell: Box<dyn Fn(TaskEvent) + Send>,
-    tell_cut: Box<dyn Fn(Cut) + Send>,
+    tell_cut: Box<dyn Fn(Taken) + Send>,
 }
 
 impl SlotThread {
@@ -187,6 +197,13 @@ impl SlotThread {
                     i += 1;
                     continue;
                 }
+                Ok(Some(Polled::InputEnded)) => {
+                    any_worked = true;
+                    let event = TaskEvent::new(*attempt, ExecutionState::Running, None);
+                    (self.tell)(TaskEvent { input_ended: true, ..event });
+                    i += 1;
+                    continue;
+                }
                 Ok(Some(Polled::Finished)) => (ExecutionState::Finished, None),
                 Ok(None) => (ExecutionState::Canceled, None),
                 Err(error) => (ExecutionState::Failed, Some(error)),
@@ -201,7 +218,7 @@ impl SlotThread {
 
     /// Drops what is left of a task and says how it ended.
     fn end(&self, attempt: ExecutionAttemptId, task: Task, (state, error): (ExecutionState, Option<TaskError>)) {
-        task.close();
+        task.input.close();
         let dropped = panics::catch(|| {
             drop(task);
             Ok(())
@@ -209,21 +226,29 @@ impl SlotThread {
         // The user's destructors belong to the task: it failed if they panic, unless it had failed before.
         match (error, dropped) {
             (None, Err(error)) if state == ExecutionState::Finished => {
-                (self.tell)(TaskEvent { attempt, state: ExecutionState::Failed, error: Some(error) });
+                (self.tell)(TaskEvent::new(attempt, ExecutionState::Failed, Some(error)));
             }
-            (error, _) => (self.tell)(TaskEvent { attempt, state, error }),
+            (error, _) => (self.tell)(TaskEvent::new(attempt, state, error)),
         }
     }
 
     fn take_new_tasks(&mut self) {
         let new = std::mem::take(&mut *self.inbox.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for NewTask { attempt, mut builder, factory, input, room, cancelled, mailbox } in new {
-            (self.tell)(TaskEvent { attempt, state: ExecutionState::Initializing, error: None });
+        for NewTask { attempt, mut builder, factory, input, room, cancelled, mailbox, last_checkpoint } in new {
+            (self.tell)(TaskEvent::new(attempt, ExecutionState::Initializing, None));
+            if builder.has_nothing_to_do() {
+                input.close();
+                builder.end_outputs();
+                (self.tell)(TaskEvent::new(attempt, ExecutionState::Running, None));
+                (self.tell)(TaskEvent::new(attempt, ExecutionState::Finished, None));
+                continue;
+            }
             let vertex_name = builder.context.vertex_name.clone();
             let (counters, clock) = (builder.counters(), builder.clock());
             let checkpointing =
                 Checkpointing::new(SnapshotOf::new(&builder.context), mailbox, &input, self.settings.incremental);
             let valve = Valve::new(input.channels());
+            let stage = if builder.was_finished() { Stage::Finished } else { Stage::Working };
             checkpointing.presence().turn();
             let built = panics::catch(|| {
                 let head = factory.build(&mut builder)?;
@@ -232,7 +257,7 @@ impl SlotThread {
             checkpointing.presence().turn();
             match built {
                 Ok((head, writers)) => {
-                    let (draining, unflushed, blocked_since) = (false, false, None);
+                    let (unflushed, blocked_since) = (false, None);
                     let task = Task {
                         vertex_name,
                         head,
@@ -243,19 +268,18 @@ impl SlotThread {
                         clock,
                         valve,
                         cancelled,
-                        draining,
+                        stage,
+                        last_checkpoint,
                         unflushed,
                         blocked_since,
                         checkpointing,
                     };
-                    (self.tell)(TaskEvent { attempt, state: ExecutionState::Running, error: None });
+                    (self.tell)(TaskEvent::new(attempt, ExecutionState::Running, None));
                     self.tasks.push((attempt, task));
                 }
                 Err(error) => {
-                    if let Input::Gate { gate, .. } = &input {
-                        gate.close();
-                    }
-                    (self.tell)(TaskEvent { attempt, state: ExecutionState::Failed, error: Some(error) });
+                    input.close();
+                    (self.tell)(TaskEvent::new(attempt, ExecutionState::Failed, Some(error)));
                 }
             }
         }

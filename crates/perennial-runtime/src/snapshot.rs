@@ -20,6 +20,7 @@ pub struct SnapshotWriter {
     kind: SnapshotKind,
     /// What tables are frozen for.
     freeze: Freeze,
+    finished: bool,
     pub(crate) parts: BTreeMap<OperatorId, SnapshotPart>,
     pub(crate) durable: Vec<Durable>,
 }
@@ -44,7 +45,17 @@ impl SnapshotWriter {
 
     /// An empty snapshot, for whose sake tables are frozen so.
     pub(crate) fn frozen_for(checkpoint: CheckpointId, kind: SnapshotKind, freeze: Freeze) -> Self {
-        Self { checkpoint, kind, freeze, parts: BTreeMap::new(), durable: Vec::new() }
+        Self { checkpoint, kind, freeze, finished: false, parts: BTreeMap::new(), durable: Vec::new() }
+    }
+
+    /// An empty snapshot of a finished chain: nothing will be done again, so no state is kept but what waits to be committed.
+    pub(crate) fn of_finished(checkpoint: CheckpointId, kind: SnapshotKind) -> Self {
+        Self { finished: true, ..Self::new(checkpoint, kind) }
+    }
+
+    /// Whether the chain is finished.
+    pub fn is_finished(&self) -> bool {
+        self.finished
     }
 
     /// Which checkpoint it is a part of.
@@ -60,29 +71,47 @@ impl SnapshotWriter {
     /// Adds state that is a list: a subtask gets back any of its elements, and of those of other subtasks, when the parallelism
     /// has changed. An empty list is a state, too.
     pub fn list(&mut self, of: &StateContext, elements: Vec<Vec<u8>>) {
-        self.part(of).list.extend(elements);
+        if !self.finished {
+            self.part(of).list.extend(elements);
+        }
+    }
+
+    /// Adds names of what is to be committed with this checkpoint: state that is a list, and that a chain has also when it is
+    /// finished.
+    pub fn uncommitted(&mut self, of: &StateContext, transactions: Vec<Vec<u8>>) {
+        if !self.finished || !transactions.is_empty() {
+            self.part(of).list.extend(transactions);
+        }
     }
 
     /// Adds state that is a list of which every subtask gets back all elements, those of the other subtasks too.
     pub fn union_list(&mut self, of: &StateContext, elements: Vec<Vec<u8>>) {
-        self.part(of).union_list.extend(elements);
+        if !self.finished {
+            self.part(of).union_list.extend(elements);
+        }
     }
 
     /// Adds state that all subtasks have alike: each gets back that of one of them.
     pub fn broadcast(&mut self, of: &StateContext, state: Vec<u8>) {
-        self.part(of).broadcast = Some(state);
+        if !self.finished {
+            self.part(of).broadcast = Some(state);
+        }
     }
 
     /// Adds a table under a name that the operator has for it alone, as it is now. It is encoded later, piece by piece, with the
     /// operator's help: [`ChainEvent::keyed`](crate::ChainEvent::keyed) does both, and is the way here.
     pub fn keyed<K: Key, V: Record>(&mut self, of: &StateContext, name: &str, table: &mut KeyedTable<K, V>) {
-        self.frozen(of, name, table.freeze(self.freeze));
+        if !self.finished {
+            self.frozen(of, name, table.freeze(self.freeze));
+        }
     }
 
     /// Adds state that belongs to keys and lies in something else than a table, under a name that the operator has for it alone. An
     /// empty buffer is a state, too.
     pub fn entries(&mut self, of: &StateContext, name: &str, entries: EntryBuffer) {
-        self.frozen(of, name, Frozen::whole(entries));
+        if !self.finished {
+            self.frozen(of, name, Frozen::whole(entries));
+        }
     }
 
     fn frozen(&mut self, of: &StateContext, name: &str, frozen: Frozen) {

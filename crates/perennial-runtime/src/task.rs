@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use perennial_exchange::{Barrier, Counters, Element, EventTime, Gate, Payload, Room, Signal};
+use perennial_exchange::{
+    Barrier, Counters, Element, EventTime, Gate, Payload, Room, Signal, WriteError, WriterControl,
+};
 use perennial_state::Freeze;
+use perennial_types::CheckpointId;
 
 use crate::align::{Aligner, Step};
 use crate::builder::{SharedWriter, write_error};
 use crate::lineage::Lineage;
 use crate::mailbox::{Mailbox, TaskCommand};
 use crate::presence::Presence;
-use crate::upload::{Cut, SnapshotOf, Taken};
+use crate::upload::{SnapshotOf, Taken};
 use crate::valve::Valve;
 use crate::{ChainEvent, Head, SnapshotWriter, SourceStatus, Sweeping, TaskClock, TaskError};
 
@@ -34,6 +37,8 @@ pub(crate) enum Polled {
     Idle(Option<Instant>),
     /// A channel it writes to has no room.
     Blocked,
+    /// Its input has ended, and it begins to wait for its last checkpoint. Comes once.
+    InputEnded,
     /// It is finished.
     Finished,
 }
@@ -47,7 +52,7 @@ pub(crate) enum Input {
         gate: Arc<Gate>,
         /// Number of the in-edge that each channel belongs to.
         input_of: Vec<usize>,
-        /// Channels that have not ended.
+        /// Channels whose data has not ended.
         open: usize,
     },
 }
@@ -57,6 +62,13 @@ impl Input {
     pub(crate) fn attach(&self, signal: &Arc<Signal>) {
         if let Self::Gate { gate, .. } = self {
             gate.attach(Arc::clone(signal));
+        }
+    }
+
+    /// Drops what waits and refuses what still comes.
+    pub(crate) fn close(&self) {
+        if let Self::Gate { gate, .. } = self {
+            gate.close();
         }
     }
 
@@ -73,8 +85,27 @@ impl Input {
 enum Control {
     Barrier(Barrier),
     Time(EventTime),
-    /// The channel has ended; whether all have.
-    End(bool),
+    EndOfData,
+    End,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It works.
+    Working,
+    /// It goes on from a checkpoint in which its chain was finished.
+    Finished,
+    /// Its chain is finished, but not everything it has done is in a completed checkpoint: it takes part in them until one of
+    /// which it has taken its part since then is complete.
+    Waiting {
+        /// Whether it has said so.
+        told: bool,
+        /// The first and the newest checkpoint that it has taken since then.
+        taken: Option<(CheckpointId, CheckpointId)>,
+    },
+    /// What is left is to send what waits.
+    Leaving,
 }
 
 /// Where a task is with the job's checkpoints.
@@ -87,8 +118,8 @@ pub(crate) struct Checkpointing {
     lineage: Option<Arc<Lineage>>,
     /// Tables are being encoded for the last snapshot.
     pub(crate) sweeping: bool,
-    /// What is to be told to the owner of the slot.
-    pub(crate) cuts: Vec<Cut>,
+    /// Snapshots that the owner of the slot is to be given.
+    pub(crate) cuts: Vec<Taken>,
 }
 
 impl Checkpointing {
@@ -122,8 +153,9 @@ pub(crate) struct Task {
     pub(crate) clock: TaskClock,
     pub(crate) valve: Valve,
     pub(crate) cancelled: Arc<AtomicBool>,
-    /// The chain has been finished; what is left is to send what waits.
-    pub(crate) draining: bool,
+    pub(crate) stage: Stage,
+    /// Whether it stays until a checkpoint has all that it has done.
+    pub(crate) last_checkpoint: bool,
     /// Batches may be open in the exchanges.
     pub(crate) unflushed: bool,
     pub(crate) blocked_since: Option<Instant>,
@@ -154,15 +186,27 @@ impl Task {
             self.sweep(now + SWEEP_TIME)?;
         }
         // A task that is done needs no room, only that nothing waits: credit of a channel that has ended never comes back.
-        let free = self.draining || self.room.is_free();
+        let free = self.stage != Stage::Working || self.room.is_free();
         if !free || !self.drain()? {
             return Ok(self.blocked(now));
         }
         if let Some(since) = self.blocked_since.take() {
             Counters::add(&self.counters.back_pressured_ns, nanos(now.saturating_duration_since(since)));
         }
-        if self.draining {
-            return Ok(if self.checkpointing.sweeping { Polled::Worked } else { Polled::Finished });
+        match self.stage {
+            Stage::Working if self.is_spent() => return self.finish(),
+            Stage::Working => {}
+            Stage::Waiting { told: false, taken } => {
+                self.stage = Stage::Waiting { told: true, taken };
+                return Ok(Polled::InputEnded);
+            }
+            Stage::Waiting { .. } => return self.wait(),
+            Stage::Finished => {
+                self.write(|exchange| exchange.finish())?;
+                self.leave()?;
+                return Ok(Polled::Worked);
+            }
+            Stage::Leaving => return Ok(Polled::Finished),
         }
         if let Some(now_ms) = self.clock.take_due() {
             self.unflushed = true;
@@ -217,9 +261,13 @@ impl Task {
                         control = Some((channel, Control::Time(time)));
                         None
                     }
-                    Some((channel, Element::End)) => {
+                    Some((channel, Element::EndOfData)) => {
                         *open -= 1;
-                        control = Some((channel, Control::End(*open == 0)));
+                        control = Some((channel, Control::EndOfData));
+                        None
+                    }
+                    Some((channel, Element::End)) => {
+                        control = Some((channel, Control::End));
                         None
                     }
                     None => match gate.failure() {
@@ -235,15 +283,17 @@ impl Task {
                     let times = self.valve.time(channel, time);
                     self.tell(times)?;
                 }
-                Some((channel, Control::End(all))) => {
-                    let step = self.checkpointing.aligner.ended(channel);
-                    self.perform(step)?;
-                    if all {
+                Some((channel, Control::EndOfData)) => {
+                    if self.is_spent() {
                         return self.finish();
                     }
                     let times = self.valve.ended(channel);
                     self.tell(times)?;
                 }
+                Some((channel, Control::End)) => self.on_end(channel)?,
+            }
+            if self.is_spent() {
+                return self.finish();
             }
             match idle {
                 None => worked = true,
@@ -278,23 +328,56 @@ impl Task {
         Ok(())
     }
 
+    /// Whether nothing is left to work on. While a checkpoint is being aligned the chain is not finished: those who have sent their
+    /// barrier already may not have finished in it, and so neither may this task.
+    fn is_spent(&self) -> bool {
+        let has_ended = matches!(self.input, Input::Gate { open: 0, .. });
+        has_ended && !self.checkpointing.aligner.is_aligning()
+    }
+
+    /// Takes barriers, though no data comes any more.
+    fn wait(&mut self) -> Result<Polled, TaskError> {
+        let mut worked = false;
+        while let Input::Gate { gate, .. } = &self.input {
+            match gate.take() {
+                Some((channel, Element::Barrier(barrier))) => self.on_barrier(channel, barrier)?,
+                Some((channel, Element::End)) => self.on_end(channel)?,
+                // Its data has ended.
+                Some(_) => {}
+                None => match gate.failure() {
+                    Some(error) => return Err(error.clone().into()),
+                    None => break,
+                },
+            }
+            worked = true;
+        }
+        Ok(if worked { Polled::Worked } else { Polled::Idle(None) })
+    }
+
     /// Does what the executor said.
     fn obey(&mut self, command: TaskCommand) -> Result<(), TaskError> {
-        if self.draining {
-            // The chain has been finished. Its state is no part of a checkpoint any more.
+        if self.stage == Stage::Leaving {
+            // All of it is in a completed checkpoint.
             return Ok(());
         }
         match command {
-            TaskCommand::Trigger(barrier) if matches!(self.input, Input::Source(_)) => {
-                let step = self.checkpointing.aligner.trigger(barrier);
-                self.perform(step)
+            TaskCommand::Trigger(barrier) => {
+                let steps = self.checkpointing.aligner.trigger(barrier);
+                self.perform(steps)
             }
-            // Its barriers come to it.
-            TaskCommand::Trigger(_) => Ok(()),
-            TaskCommand::Completed(checkpoint) => self.head.control(&mut ChainEvent::Completed(checkpoint)),
+            TaskCommand::Completed(checkpoint) => {
+                self.head.control(&mut ChainEvent::Completed(checkpoint))?;
+                match self.stage {
+                    // One taken without this attempt is of the attempt that has replaced it.
+                    Stage::Waiting { taken: Some((first, newest)), .. } if (first..=newest).contains(&checkpoint) => {
+                        self.leave()
+                    }
+                    _ => Ok(()),
+                }
+            }
             TaskCommand::Aborted(checkpoint) => {
-                let step = self.checkpointing.aligner.abort(checkpoint);
-                self.perform(step)?;
+                let steps = self.checkpointing.aligner.abort(checkpoint);
+                self.perform(steps)?;
                 self.head.control(&mut ChainEvent::Aborted(checkpoint))
             }
         }
@@ -311,65 +394,56 @@ impl Task {
     }
 
     fn on_barrier(&mut self, channel: usize, barrier: Barrier) -> Result<(), TaskError> {
-        let mut step = self.checkpointing.aligner.barrier(channel, barrier);
-        if matches!(step, Step::GivenUp(_)) {
-            self.perform(step)?;
-            step = self.checkpointing.aligner.barrier(channel, barrier);
-        }
+        let steps = self.checkpointing.aligner.barrier(channel, barrier);
         if self.checkpointing.aligner.is_aligning() {
             self.checkpointing.aligning_since.get_or_insert_with(Instant::now);
         }
-        self.perform(step)
+        self.perform(steps)
     }
 
-    fn perform(&mut self, step: Step) -> Result<(), TaskError> {
-        match step {
-            Step::Nothing => Ok(()),
-            Step::Block(channel) => {
-                if let Input::Gate { gate, .. } = &self.input {
-                    gate.block(channel);
-                }
-                Ok(())
-            }
-            Step::GivenUp(checkpoint) => {
-                self.unblock();
-                self.checkpointing.aligning_since = None;
-                self.checkpointing.cuts.push(Cut::GivenUp(self.checkpointing.of.attempt, checkpoint));
-                Ok(())
-            }
-            Step::Aligned(barrier) => {
-                self.unblock();
-                self.cut(barrier)
-            }
-        }
+    fn on_end(&mut self, channel: usize) -> Result<(), TaskError> {
+        let steps = self.checkpointing.aligner.ended(channel);
+        self.perform(steps)
     }
 
-    fn unblock(&self) {
-        if let Input::Gate { gate, .. } = &self.input {
-            gate.unblock_all();
+    fn perform(&mut self, steps: Vec<Step>) -> Result<(), TaskError> {
+        for step in steps {
+            match (step, &self.input) {
+                (Step::Block(channel), Input::Gate { gate, .. }) => gate.block(channel),
+                (Step::Unblock, Input::Gate { gate, .. }) => gate.unblock_all(),
+                (Step::Block(_) | Step::Unblock, Input::Source(_)) => {}
+                (Step::Cut(barrier), _) => self.cut(barrier)?,
+            }
         }
+        if !self.checkpointing.aligner.is_aligning() {
+            self.checkpointing.aligning_since = None;
+        }
+        Ok(())
     }
 
     /// Takes the snapshot of the chain, head to tail, then sends the barrier on; nothing is pushed in between.
     fn cut(&mut self, barrier: Barrier) -> Result<(), TaskError> {
         let started = Instant::now();
-        let align = self.checkpointing.aligning_since.take();
-        let lineage = self.checkpointing.lineage.as_ref();
-        let (freeze, link) = lineage.map_or((Freeze::Whole, None), |lineage| lineage.link(barrier.kind));
-        let mut writer = SnapshotWriter::frozen_for(barrier.checkpoint, barrier.kind, freeze);
+        let align = self.checkpointing.aligning_since;
+        let (mut writer, link) = if let Stage::Waiting { taken, .. } = &mut self.stage {
+            let (first, newest) = taken.unwrap_or((barrier.checkpoint, barrier.checkpoint));
+            *taken = Some((first, newest.max(barrier.checkpoint)));
+            (SnapshotWriter::of_finished(barrier.checkpoint, barrier.kind), None)
+        } else {
+            let lineage = self.checkpointing.lineage.as_ref();
+            let (freeze, link) = lineage.map_or((Freeze::Whole, None), |lineage| lineage.link(barrier.kind));
+            (SnapshotWriter::frozen_for(barrier.checkpoint, barrier.kind, freeze), link)
+        };
         self.head.control(&mut ChainEvent::Snapshot(&mut writer))?;
-        for exchange in &self.writers {
-            let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
-            exchange.barrier(barrier).map_err(|error| write_error(&self.vertex_name, error))?;
-        }
+        self.write(|exchange| exchange.barrier(barrier))?;
         self.checkpointing.sweeping = true;
-        self.checkpointing.cuts.push(Cut::Taken(Box::new(Taken {
+        self.checkpointing.cuts.push(Taken {
             of: self.checkpointing.of,
             writer,
             link,
             align: align.map(|since| started.saturating_duration_since(since)).unwrap_or_default(),
             sync: started.elapsed(),
-        })));
+        });
         Ok(())
     }
 
@@ -393,8 +467,27 @@ impl Task {
         }
         self.head.control(&mut ChainEvent::Watermark(i64::MAX))?;
         self.head.finish()?;
-        self.draining = true;
+        if self.last_checkpoint {
+            self.stage = Stage::Waiting { told: false, taken: None };
+        } else {
+            self.leave()?;
+        }
         Ok(Polled::Worked)
+    }
+
+    /// Nothing keeps the task any more but what it has not sent yet.
+    fn leave(&mut self) -> Result<(), TaskError> {
+        self.head.control(&mut ChainEvent::End)?;
+        self.write(|exchange| exchange.end())?;
+        self.stage = Stage::Leaving;
+        Ok(())
+    }
+
+    fn write(&self, mut what: impl FnMut(&mut dyn WriterControl) -> Result<(), WriteError>) -> Result<(), TaskError> {
+        self.writers.iter().try_for_each(|exchange| {
+            let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            what(&mut *exchange).map_err(|error| write_error(&self.vertex_name, error))
+        })
     }
 
     /// Sends what waits in the exchanges for room; true when nothing waits any more.
@@ -418,13 +511,6 @@ impl Task {
             self.unflushed = !empty;
         }
         Ok(())
-    }
-
-    /// Drops what waits in the gate and refuses what still comes.
-    pub(crate) fn close(&self) {
-        if let Input::Gate { gate, .. } = &self.input {
-            gate.close();
-        }
     }
 }
 

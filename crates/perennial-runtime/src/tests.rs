@@ -19,7 +19,7 @@ use crate::mailbox::{Mailbox, TaskCommand};
 use crate::operators::{Prepared, Reopened, TwoPhaseOperator, TwoPhaseSink};
 use crate::settings::TaskSettings;
 use crate::slot::{NewTask, Slot, TaskEvent};
-use crate::upload::{Cut, SnapshotOf, Taken, upload};
+use crate::upload::{SnapshotOf, Taken, upload};
 use crate::wiring::{Place, Placement, Wiring};
 use crate::{
     ByOwned, ChainEvent, ExecutableJob, HashBy, Head, InputHead, KeyedFold, Output, Route, SnapshotWriter, SourceHead,
@@ -131,7 +131,7 @@ fn job(end: u64, counts: &Arc<Mutex<HashMap<u64, u64>>>) -> ExecutableJob {
 
 enum Heard {
     Task(TaskEvent),
-    Cut(Cut),
+    Taken(Box<Taken>),
 }
 
 impl From<TaskEvent> for Heard {
@@ -140,9 +140,9 @@ impl From<TaskEvent> for Heard {
     }
 }
 
-impl From<Cut> for Heard {
-    fn from(cut: Cut) -> Self {
-        Self::Cut(cut)
+impl From<Taken> for Heard {
+    fn from(taken: Taken) -> Self {
+        Self::Taken(Box::new(taken))
     }
 }
 
@@ -154,7 +154,16 @@ struct Running {
     heard: Receiver<Heard>,
 }
 
+/// Nobody completes checkpoints: its tasks do not wait for one when their input has ended.
 fn start(job: &ExecutableJob, restore: &BTreeMap<ExecutionAttemptId, TaskRestore>) -> Running {
+    start_with(job, restore, false)
+}
+
+fn start_with(
+    job: &ExecutableJob,
+    restore: &BTreeMap<ExecutionAttemptId, TaskRestore>,
+    last_checkpoint: bool,
+) -> Running {
     let settings = TaskSettings::new(&Configuration::new());
     let wiring = Wiring::new(Arc::clone(&job.graph), settings.writer, None);
     let attempt = |vertex: &JobVertex, subtask| ExecutionAttemptId { vertex: vertex.id, subtask, attempt: 0 };
@@ -186,7 +195,8 @@ fn start(job: &ExecutableJob, restore: &BTreeMap<ExecutionAttemptId, TaskRestore
             let builder = TaskBuilder::new(context, outputs, settings.writer, Arc::default(), restore);
             let (factory, cancelled, mailbox) = (Arc::clone(factory), Arc::clone(&cancelled), Arc::default());
             mailboxes.insert(attempt, Arc::clone(&mailbox));
-            tasks.push((slot, NewTask { attempt, builder, factory, input, room, cancelled, mailbox }));
+            let task = NewTask { attempt, builder, factory, input, room, cancelled, mailbox, last_checkpoint };
+            tasks.push((slot, task));
         }
     }
     tasks.into_iter().for_each(|(slot, task)| slot.run(task));
@@ -194,20 +204,34 @@ fn start(job: &ExecutableJob, restore: &BTreeMap<ExecutionAttemptId, TaskRestore
 }
 
 impl Running {
+    fn post(&self, command: TaskCommand) {
+        self.mailboxes.values().for_each(|mailbox| mailbox.post(command));
+        self.slots.iter().for_each(|slot| slot.signal().wake());
+    }
+
+    /// Waits until every task waits for its last checkpoint.
+    fn inputs_end(&self) {
+        let mut left = self.mailboxes.len();
+        while left > 0 {
+            if let Heard::Task(event) = self.heard.recv_timeout(PATIENCE).expect("every input ends") {
+                assert!(event.error.is_none() && !event.state.is_terminal(), "{:?} {:?}", event.state, event.error);
+                left -= usize::from(event.input_ended);
+            }
+        }
+    }
+
     /// Triggers a checkpoint at the sources and waits for the snapshots of all tasks.
     fn checkpoint(&self, checkpoint: u64) -> Vec<Taken> {
         let (kind, guarantee) = (SnapshotKind::Checkpoint, Guarantee::ExactlyOnce);
         let barrier = Barrier { checkpoint: CheckpointId(checkpoint), kind, guarantee, triggered_ms: 0 };
-        self.mailboxes.values().for_each(|mailbox| mailbox.post(TaskCommand::Trigger(barrier)));
-        self.slots.iter().for_each(|slot| slot.signal().wake());
+        self.post(TaskCommand::Trigger(barrier));
         let mut taken = Vec::new();
         while taken.len() < self.mailboxes.len() {
             match self.heard.recv_timeout(PATIENCE).expect("every task takes a snapshot") {
-                Heard::Cut(Cut::Taken(one)) => {
+                Heard::Taken(one) => {
                     assert_eq!(one.writer.checkpoint(), barrier.checkpoint);
                     taken.push(*one);
                 }
-                Heard::Cut(Cut::GivenUp(attempt, id)) => panic!("{attempt} gave up {id}"),
                 Heard::Task(event) => assert!(event.error.is_none(), "{:?}", event.error),
             }
         }
@@ -277,6 +301,43 @@ fn a_job_goes_on_from_a_checkpoint_as_if_nothing_had_happened() {
     let counts = counts.lock().unwrap();
     assert_eq!(counts.len() as u64, KEYS);
     assert!(counts.values().all(|count| *count == rounds * u64::from(PARALLELISM)), "nothing twice, nothing lost");
+}
+
+const SOURCES: VertexId = VertexId::from_bytes([1; 16]);
+
+#[test]
+fn a_task_whose_input_has_ended_ends_with_a_checkpoint_that_it_has_taken_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let counts = Arc::default();
+    let running = start_with(&job(100 * KEYS, &counts), &BTreeMap::new(), true);
+    running.inputs_end();
+    assert!(counts.lock().unwrap().values().all(|count| *count == 200), "all is emitted before");
+    // Taken before, so it says nothing of what was written last.
+    running.post(TaskCommand::Completed(CheckpointId(1)));
+    let mut restore = BTreeMap::new();
+    for one in running.checkpoint(2) {
+        let attempt = one.of.attempt;
+        let snapshot = upload(one, directory).unwrap();
+        assert!(snapshot.finished && snapshot.operators.is_empty(), "a finished chain has no state: {snapshot:?}");
+        restore.insert(attempt, TaskRestore { finished: true, ..restore_of(&snapshot, directory) });
+    }
+    assert!(running.heard.try_recv().is_err(), "nobody has ended");
+    // Nor does somebody whose place others have taken.
+    running.post(TaskCommand::Completed(CheckpointId(9)));
+    running.checkpoint(3);
+    // Of what comes later than the first one it need not wait.
+    running.post(TaskCommand::Completed(CheckpointId(2)));
+    running.end(ExecutionState::Finished);
+
+    // Restored from that, nobody does anything, be the sources endless.
+    let counts = Arc::default();
+    start_with(&job(u64::MAX, &counts), &restore, true).end(ExecutionState::Finished);
+    assert!(counts.lock().unwrap().is_empty());
+    // One of the sources had finished, and nobody else.
+    restore.retain(|attempt, _| attempt.vertex == SOURCES && attempt.subtask == 0);
+    start(&job(10 * KEYS, &counts), &restore).end(ExecutionState::Finished);
+    assert!(counts.lock().unwrap().values().all(|count| *count == 10), "what comes is of the other one");
 }
 
 #[test]
@@ -399,6 +460,8 @@ fn transactions_are_committed_in_order_by_the_checkpoint_that_has_them() {
     let list = snapshot(&mut operator, 5);
     operator.push(&mut vec![7]).unwrap();
     operator.finish().unwrap();
+    assert_eq!(said(), [] as [&str; 0], "that is for the last checkpoint to do");
+    operator.control(&mut ChainEvent::End).unwrap();
     assert_eq!(said(), ["commit 3 of 5", "commit 1 of 0"]);
 
     let restore = OperatorRestore {

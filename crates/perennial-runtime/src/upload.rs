@@ -45,14 +45,6 @@ pub(crate) struct Taken {
     pub(crate) sync: Duration,
 }
 
-/// What a checkpoint came to in a task while it ran.
-pub(crate) enum Cut {
-    /// The task has taken its snapshot.
-    Taken(Box<Taken>),
-    /// It gave up: a newer checkpoint came, or somebody else did.
-    GivenUp(ExecutionAttemptId, CheckpointId),
-}
-
 /// What became of a checkpoint in one task.
 pub(crate) struct Uploaded {
     pub(crate) attempt: ExecutionAttemptId,
@@ -110,7 +102,7 @@ fn run<E: From<Uploaded>>(waiting: &Receiver<(Taken, String)>, events: &Sender<E
 pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> {
     let started = Instant::now();
     let Taken { of, writer, link, align, sync } = taken;
-    let checkpoint = writer.checkpoint();
+    let (checkpoint, finished) = (writer.checkpoint(), writer.is_finished());
     writer.durable.into_iter().try_for_each(|work| work())?;
     let key_groups = KeyGroupRange::of_subtask(of.attempt.subtask, of.max_parallelism, of.parallelism);
     let (mut operators, mut keyed) = (Vec::new(), Vec::new());
@@ -157,7 +149,7 @@ pub(crate) fn upload(taken: Taken, directory: &str) -> io::Result<TaskSnapshot> 
     });
     Ok(TaskSnapshot {
         operators: operators.collect(),
-        finished: false,
+        finished,
         bytes,
         sync_us: u64::try_from(sync.as_micros()).unwrap_or(u64::MAX),
         async_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -1,5 +1,6 @@
 //! Options: one registry of typed keys under Flink's flat names, with their defaults and what they mean.
 
+mod checkpoints;
 mod flink;
 pub mod load;
 pub mod options;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use crate::{ByteSize, parse_duration};
 
+pub use checkpoints::CheckpointingMode;
 pub use restart::RestartStrategyType;
 
 /// A value an option can have.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use perennial_types::{CheckpointId, ExecutionAttemptId, TaskManagerId, TaskSnapshot};
 
-use super::StoredCheckpoint;
+use super::{Reason, StoredCheckpoint};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Event {
     MayTrigger {
         /// Now, in milliseconds of the Unix epoch; becomes the start of the checkpoint.
         now_ms: u64,
+        /// Whether the input of every task has ended, and those that have not finished wait for a checkpoint.
+        inputs_ended: bool,
     },
     /// A timer is over.
     TimerFired(Timer),
@@ -70,7 +72,9 @@ pub enum Event {
     Aborted(CheckpointId),
     /// Executions failed or were lost, and their regions restart.
     TasksLost,
-    /// A TaskManager has come.
+    /// The connection of a TaskManager broke.
+    Away(TaskManagerId),
+    /// A TaskManager has come, be it again: that its connection broke may not have been noticed.
     Here(TaskManagerId),
     /// The job comes to its end: nothing more is begun.
     Ending,
@@ -87,8 +91,6 @@ pub enum Effect {
         to: TaskManagerId,
         /// Which.
         checkpoint: CheckpointId,
-        /// Executions there that no barrier reaches, and that begin by themselves.
-        roots: Vec<ExecutionAttemptId>,
     },
     /// Write the metadata; answered by [`Event::Written`].
     Write {
@@ -106,7 +108,16 @@ pub enum Effect {
         /// Which.
         checkpoint: CheckpointId,
         /// Why.
-        reason: String,
+        reason: Reason,
+    },
+    /// Too many in a row have failed, this one last: the job fails with it.
+    FailJob {
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Why.
+        reason: Reason,
+        /// How many are tolerated.
+        tolerated: u32,
     },
     /// Tell what is committed. Repeating it does no harm.
     Notify {
@@ -114,8 +125,8 @@ pub enum Effect {
         to: Option<TaskManagerId>,
         /// The newest that is completed.
         completed: Option<CheckpointId>,
-        /// The newest that was aborted, if that is newer.
-        aborted: Option<CheckpointId>,
+        /// Newer ones that were aborted.
+        aborted: Vec<CheckpointId>,
     },
     /// Tell after this time.
     SetTimer(Timer, Duration),
@@ -139,6 +150,4 @@ pub struct Participant {
     pub attempt: ExecutionAttemptId,
     /// Where it runs.
     pub taskmanager: TaskManagerId,
-    /// Whether no barrier reaches it: it reads no other execution, or all those have finished.
-    pub is_root: bool,
 }

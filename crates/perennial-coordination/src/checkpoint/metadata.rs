@@ -26,6 +26,12 @@ impl StoredCheckpoint {
         self.metadata.checkpoint
     }
 
+    /// Whether every task had finished in it: nothing is left to be done, and no checkpoint comes after it.
+    pub fn is_last(&self) -> bool {
+        let mut subtasks = self.metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).peekable();
+        subtasks.peek().is_some() && subtasks.all(|subtask| subtask.finished)
+    }
+
     /// Size of its files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.metadata.vertices.iter().flat_map(|vertex| &vertex.subtasks).map(|subtask| subtask.bytes).sum()

@@ -1,11 +1,11 @@
 //! A checkpoint on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_types::{CheckpointId, ExecutionAttemptId, TaskManagerId, TaskSnapshot};
 
-use super::{Effect, Participant, StoredCheckpoint};
+use super::{Effect, Participant, Reason, StoredCheckpoint};
 
 /// How far it is. See the [module](super).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) struct Pending {
     pub(super) started_ms: u64,
     /// From the moment it is written.
     pub(super) stored: Option<Arc<StoredCheckpoint>>,
+    /// From the moment it is to be aborted.
+    pub(super) failure: Option<Reason>,
     participants: BTreeMap<ExecutionAttemptId, Share>,
     missing: usize,
 }
@@ -32,38 +34,31 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct Share {
     taskmanager: TaskManagerId,
-    is_root: bool,
     snapshot: Option<TaskSnapshot>,
 }
 
 impl Pending {
     pub(super) fn new(checkpoint: CheckpointId, started_ms: u64) -> Self {
         let (stage, participants) = (Stage::Reserving, BTreeMap::new());
-        Self { checkpoint, stage, started_ms, stored: None, participants, missing: 0 }
-    }
-
-    pub(super) fn is(&self, checkpoint: CheckpointId, stage: Stage) -> bool {
-        self.checkpoint == checkpoint && self.stage == stage
+        Self { checkpoint, stage, started_ms, stored: None, failure: None, participants, missing: 0 }
     }
 
     pub(super) fn expect(&mut self, participants: Vec<Participant>) {
-        let share =
-            |Participant { attempt, taskmanager, is_root }| (attempt, Share { taskmanager, is_root, snapshot: None });
+        let share = |Participant { attempt, taskmanager }| (attempt, Share { taskmanager, snapshot: None });
         self.participants = participants.into_iter().map(share).collect();
         self.missing = self.participants.len();
     }
 
-    /// What its TaskManagers, or one of them, have to be told for it to be taken. An execution that has answered needs no
-    /// telling.
-    pub(super) fn triggers(&self, only: Option<&TaskManagerId>) -> Vec<Effect> {
-        let mut roots = BTreeMap::<&TaskManagerId, Vec<ExecutionAttemptId>>::new();
-        for (attempt, share) in self.participants.iter().filter(|(_, share)| share.snapshot.is_none()) {
-            if only.is_none_or(|only| *only == share.taskmanager) {
-                roots.entry(&share.taskmanager).or_default().extend(share.is_root.then_some(*attempt));
-            }
-        }
-        let checkpoint = self.checkpoint;
-        roots.into_iter().map(|(to, roots)| Effect::Trigger { to: to.clone(), checkpoint, roots }).collect()
+    /// What its TaskManagers have to be told for it to be taken.
+    pub(super) fn triggers(&self) -> Vec<Effect> {
+        let whom: BTreeSet<&TaskManagerId> = self.participants.values().map(|share| &share.taskmanager).collect();
+        whom.into_iter().map(|to| Effect::Trigger { to: to.clone(), checkpoint: self.checkpoint }).collect()
+    }
+
+    /// Whether it is being taken, and an execution on this TaskManager has not answered.
+    pub(super) fn waits_for(&self, taskmanager: &TaskManagerId) -> bool {
+        let mut waits = self.participants.values().filter(|share| share.snapshot.is_none());
+        self.stage == Stage::Triggered && waits.any(|share| share.taskmanager == *taskmanager)
     }
 
     /// Whether this execution has not answered.
@@ -83,9 +78,10 @@ impl Pending {
         self.ack(attempt, TaskSnapshot { finished: true, ..TaskSnapshot::default() });
     }
 
-    /// How many executions have not answered.
-    pub(super) fn missing(&self) -> usize {
-        self.missing
+    /// Executions that have not answered.
+    pub(super) fn missing(&self) -> impl Iterator<Item = ExecutionAttemptId> {
+        let missing = self.participants.iter().filter(|(_, share)| share.snapshot.is_none());
+        missing.map(|(attempt, _)| *attempt)
     }
 
     pub(super) fn is_acked(&self) -> bool {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use perennial_types::{CheckpointId, ExecutionAttemptId, ExecutionState, TaskManagerId, TaskSnapshot};
+use perennial_types::{CheckpointId, ExceptionKind, ExecutionAttemptId, ExecutionState, TaskManagerId, TaskSnapshot};
 
 use super::{Command, Coordinator, Effect, Intent, Job, Phase, Stage, Timer};
-use crate::checkpoint::{self, Participant, StoredCheckpoint};
+use crate::checkpoint::{self, Participant, Reason, StoredCheckpoint};
 
 impl Job {
     /// Its checkpoints, for people.
@@ -20,8 +20,8 @@ impl Job {
                 checkpoint::Effect::Reserve(checkpoint) => {
                     out.push(Effect::Record(Intent::ReserveCheckpoint(checkpoint)));
                 }
-                checkpoint::Effect::Trigger { to, checkpoint, roots } => {
-                    self.send(&to, Command::TriggerCheckpoint { checkpoint, roots }, out);
+                checkpoint::Effect::Trigger { to, checkpoint } => {
+                    self.send(&to, Command::TriggerCheckpoint { checkpoint }, out);
                 }
                 checkpoint::Effect::Write { checkpoint, started_ms, snapshots } => {
                     let vertices = checkpoint::by_vertex(&self.graph, snapshots);
@@ -31,10 +31,18 @@ impl Job {
                     out.push(Effect::Record(Intent::CompleteCheckpoint(stored)));
                 }
                 checkpoint::Effect::Abort { checkpoint, reason } => {
+                    let reason = self.describe_abort(&reason);
                     out.push(Effect::Record(Intent::AbortCheckpoint { checkpoint, reason }));
                 }
+                checkpoint::Effect::FailJob { checkpoint, reason, tolerated } => {
+                    let reason = self.describe_abort(&reason);
+                    self.exhausted = Some(format!(
+                        "checkpoint {checkpoint} failed, and no more than {tolerated} in a row may \
+                         (execution.checkpointing.tolerable-failed-checkpoints): {reason}"
+                    ));
+                }
                 checkpoint::Effect::Notify { to, completed, aborted } => {
-                    self.notify_checkpoint(to, completed, aborted, out);
+                    self.notify_checkpoint(to, completed, &aborted, out);
                 }
                 checkpoint::Effect::SetTimer(timer, after) => {
                     out.push(Effect::SetTimer(Timer::Checkpoint(timer), after));
@@ -47,7 +55,7 @@ impl Job {
         &self,
         to: Option<TaskManagerId>,
         completed: Option<CheckpointId>,
-        aborted: Option<CheckpointId>,
+        aborted: &[CheckpointId],
         out: &mut Vec<Effect>,
     ) {
         if self.is_over() {
@@ -55,15 +63,51 @@ impl Job {
         }
         for (name, host) in &self.hosts {
             if to.as_ref().is_none_or(|to| to == name) && matches!(host.stage, Stage::Ready { .. }) {
-                self.send(name, Command::NotifyCheckpoint { completed, aborted }, out);
+                self.send(name, Command::NotifyCheckpoint { completed, aborted: aborted.to_vec() }, out);
             }
         }
     }
 
     /// Takes the next checkpoint if it is time and every task can take part: all run, and all can be told.
     pub(super) fn trigger_checkpoint_if_due(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
-        if self.checkpoints.is_due() && self.can_checkpoint() {
-            self.coordinate(checkpoint::Event::MayTrigger { now_ms }, out);
+        let inputs_ended = self.executions.all_inputs_ended();
+        if self.checkpoints.is_due(inputs_ended) && self.can_checkpoint() {
+            self.coordinate(checkpoint::Event::MayTrigger { now_ms, inputs_ended }, out);
+        }
+    }
+
+    /// Too many checkpoints have failed: so has every task.
+    pub(super) fn fail_if_exhausted(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        if let Some(cause) = self.exhausted.take() {
+            let all = self.regions.all().collect();
+            let failure = self.describe_failure(ExceptionKind::JobFailed, cause, &[]);
+            self.fail_regions(&all, failure, now_ms, out);
+        }
+    }
+
+    /// Why a checkpoint was given up, for people.
+    fn describe_abort(&self, reason: &Reason) -> String {
+        let place = |attempt: &ExecutionAttemptId| {
+            let at = self.executions.get(*attempt).and_then(|execution| execution.assignment());
+            let at = at.map_or_else(String::new, |at| format!(" on TaskManager {}", at.taskmanager));
+            format!("{}{at}", self.executions.describe(*attempt))
+        };
+        match reason {
+            Reason::Declined { attempt, reason } => format!("{} has no snapshot: {reason}", place(attempt)),
+            Reason::TimedOut { missing, after } => {
+                let waited = perennial_types::format_duration(*after);
+                let who = match missing.as_slice() {
+                    [] => "its metadata was not written".to_owned(),
+                    [one] => format!("{} did not answer", place(one)),
+                    [first, others @ ..] => format!("{} and {} more did not answer", place(first), others.len()),
+                };
+                format!("{who} within {waited} (execution.checkpointing.timeout)")
+            }
+            Reason::NotWritten(reason) => format!("its metadata was not written: {reason}"),
+            Reason::NotTriggered(reason) => reason.clone(),
+            Reason::TasksLost => "a task was lost".to_owned(),
+            Reason::TaskManagerAway(taskmanager) => format!("TaskManager {taskmanager} lost its connection"),
+            Reason::LeaderChanged => "the leader has changed".to_owned(),
         }
     }
 
@@ -79,33 +123,9 @@ impl Job {
 
     /// Every execution that has not finished.
     fn participants(&self) -> Vec<Participant> {
-        let alive = |task| self.executions.at(task).filter(|(_, at)| at.state() != ExecutionState::Finished);
-        // By vertex: which of its subtasks read from an execution that has not finished.
-        let mut reads: Vec<Vec<bool>> =
-            self.graph.vertices.iter().map(|vertex| vec![false; vertex.parallelism as usize]).collect();
-        for edge in &self.graph.edges {
-            let parallelism = |at: usize| self.graph.vertices.get(at).map_or(0, |vertex| vertex.parallelism);
-            let (producers, consumers) = (parallelism(edge.source), parallelism(edge.target));
-            let Some(reads) = reads.get_mut(edge.target) else { continue };
-            for producer in (0..producers).filter(|producer| alive((edge.source, *producer)).is_some()) {
-                for target in edge.ship.targets(producer, producers, consumers) {
-                    if let Some(reads) = reads.get_mut(target as usize) {
-                        *reads = true;
-                    }
-                }
-                if !edge.ship.is_pointwise() {
-                    // One that has not finished reaches all.
-                    break;
-                }
-            }
-        }
-        let tasks = reads.iter().enumerate();
-        let tasks =
-            tasks.flat_map(|(vertex, reads)| reads.iter().zip(0..).map(move |(reads, at)| ((vertex, at), *reads)));
-        let participants = tasks.filter_map(|(task, reads)| {
-            let (attempt, execution) = alive(task)?;
-            let taskmanager = execution.assignment()?.taskmanager.clone();
-            Some(Participant { attempt, taskmanager, is_root: !reads })
+        let alive = self.executions.executions().filter(|(_, at)| at.state() != ExecutionState::Finished);
+        let participants = alive.filter_map(|(attempt, execution)| {
+            Some(Participant { attempt, taskmanager: execution.assignment()?.taskmanager.clone() })
         });
         participants.collect()
     }
@@ -141,6 +161,13 @@ impl Job {
             Err(reason) => checkpoint::Event::NotWritten { checkpoint, reason },
         };
         self.coordinate(event, out);
+    }
+
+    /// A TaskManager cannot be told anything for now.
+    pub(super) fn checkpoints_without(&mut self, taskmanager: &TaskManagerId, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Active {
+            self.coordinate(checkpoint::Event::Away(taskmanager.clone()), out);
+        }
     }
 
     /// A TaskManager with an executor of the job has come, and may have missed something.

@@ -78,6 +78,8 @@ impl Job {
     pub(super) fn on_detached(&mut self, taskmanager: &TaskManagerId, now_ms: u64, out: &mut Vec<Effect>) {
         let Some(host) = self.hosts.get_mut(taskmanager) else { return };
         host.detached = true;
+        self.checkpoints_without(taskmanager, out);
+        let Some(host) = self.hosts.get(taskmanager) else { return };
         let empty = host.stage == Stage::Empty && self.alive_on(taskmanager).is_empty();
         if empty && self.phase == Phase::Active {
             // Nothing of the job is there: a restart need not wait for it.

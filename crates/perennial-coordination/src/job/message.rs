@@ -149,6 +149,8 @@ pub struct ExecutionUpdate {
     pub counters: Option<Counters>,
     /// When it was deployed, as its executor knows it, in milliseconds of the Unix epoch.
     pub start_ms: Option<u64>,
+    /// Its input has ended, and it waits for its last checkpoint.
+    pub input_ended: bool,
 }
 
 /// Whether a process is there.
@@ -332,19 +334,17 @@ pub enum Command {
         /// Which.
         attempts: Vec<ExecutionAttemptId>,
     },
-    /// Take a checkpoint: these executions begin, the others follow the barriers.
+    /// Take a checkpoint: executions that no barrier reaches begin, the others follow the barriers.
     TriggerCheckpoint {
         /// Which.
         checkpoint: CheckpointId,
-        /// Executions there that no barrier reaches.
-        roots: Vec<ExecutionAttemptId>,
     },
     /// What the log says of checkpoints.
     NotifyCheckpoint {
         /// The newest that is completed.
         completed: Option<CheckpointId>,
-        /// The newest that was aborted, if that is newer.
-        aborted: Option<CheckpointId>,
+        /// Newer ones that were aborted.
+        aborted: Vec<CheckpointId>,
     },
     /// End the executor and forget the job.
     StopExecutor,

@@ -39,6 +39,9 @@ impl Job {
         if let Some(start_ms) = update.start_ms {
             self.executions.started(update.attempt, start_ms);
         }
+        if update.input_ended {
+            self.executions.end_input(update.attempt);
+        }
     }
 
     /// Moves an execution as reported.

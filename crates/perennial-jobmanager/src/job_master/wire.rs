@@ -7,6 +7,7 @@ use perennial_rpc::taskmanager::{
     Action, Deploy, ExecutorAddress, NotifyCheckpoint, StartExecutor, TaskDeployment, TaskPlacement, TriggerCheckpoint,
     VertexShape,
 };
+use perennial_types::config::CheckpointingMode;
 use perennial_types::{JobVertex, SnapshotKind};
 
 use super::About;
@@ -37,16 +38,15 @@ pub(super) fn action(about: &About, command: Command) -> Result<Action, String> 
             vertices: about.graph.vertices.iter().map(shape).collect(),
         }),
         Command::Cancel { attempts } => Action::Cancel { attempts },
-        Command::TriggerCheckpoint { checkpoint, roots } => Action::TriggerCheckpoint(TriggerCheckpoint {
+        Command::TriggerCheckpoint { checkpoint } => Action::TriggerCheckpoint(TriggerCheckpoint {
             checkpoint,
             kind: SnapshotKind::Checkpoint,
-            exactly_once: true,
+            exactly_once: about.checkpointing.mode == CheckpointingMode::ExactlyOnce,
             directory: checkpoints::location(&about.checkpointing.directory, about.job, checkpoint),
             at_ms: unix_ms(),
-            roots,
         }),
         Command::NotifyCheckpoint { completed, aborted } => {
-            Action::NotifyCheckpoint(NotifyCheckpoint { completed, aborted: aborted.into_iter().collect() })
+            Action::NotifyCheckpoint(NotifyCheckpoint { completed, aborted })
         }
         Command::StopExecutor => Action::StopExecutor,
     })

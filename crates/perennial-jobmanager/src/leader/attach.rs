@@ -157,8 +157,9 @@ impl Leader {
 }
 
 fn update(report: ExecutionReport) -> ExecutionUpdate {
-    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms, .. } = report;
-    ExecutionUpdate { attempt, state, failure, peer_lost, counters: progress.map(counters), start_ms }
+    let ExecutionReport { job: _, attempt, state, failure, progress, peer_lost, start_ms, ended, .. } = report;
+    let (counters, input_ended) = (progress.map(counters), ended);
+    ExecutionUpdate { attempt, state, failure, peer_lost, counters, start_ms, input_ended }
 }
 
 fn snapshot(taskmanager: TaskManagerId, report: CheckpointReport) -> Event {

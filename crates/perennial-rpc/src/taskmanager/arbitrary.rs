@@ -120,14 +120,13 @@ pub(crate) fn trigger() -> impl Strategy<Value = TriggerCheckpoint> {
         Just(SnapshotKind::Savepoint),
         any::<bool>().prop_map(|drain| SnapshotKind::Suspend { drain }),
     ];
-    (checkpoint_id(), kind, any::<bool>(), address(), any::<u64>(), vec(attempt(), FEW)).prop_map(
-        |(checkpoint, kind, exactly_once, directory, at_ms, roots)| TriggerCheckpoint {
+    (checkpoint_id(), kind, any::<bool>(), address(), any::<u64>()).prop_map(
+        |(checkpoint, kind, exactly_once, directory, at_ms)| TriggerCheckpoint {
             checkpoint,
             kind,
             exactly_once,
             directory,
             at_ms,
-            roots,
         },
     )
 }

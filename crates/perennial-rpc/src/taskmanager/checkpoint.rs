@@ -2,7 +2,8 @@
 
 use perennial_types::{CheckpointId, ExecutionAttemptId, JobId, SnapshotKind, TaskSnapshot};
 
-/// Begin a checkpoint. The same again is without effect, and so is one that was settled before.
+/// Take a checkpoint: executions that get no barrier from another begin. The same again is without effect, and so is one that was
+/// settled before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerCheckpoint {
     /// Its number.
@@ -15,8 +16,6 @@ pub struct TriggerCheckpoint {
     pub directory: String,
     /// When it was triggered, by the leader's clock, in milliseconds of the Unix epoch.
     pub at_ms: u64,
-    /// Where its barriers begin: the executions of this TaskManager that get none from another.
-    pub roots: Vec<ExecutionAttemptId>,
 }
 
 /// What became of checkpoints. The same again is without effect, and so is an older notice.

@@ -20,6 +20,8 @@ pub(super) struct Execution {
     pub(super) slot: SlotIndex,
     start_ms: u64,
     pub(super) state: ExecutionState,
+    /// Whether it waits for its last checkpoint.
+    pub(super) input_ended: bool,
     pub(super) failure: Option<String>,
     /// Whether it failed because another executor is gone.
     pub(super) peer_lost: bool,
@@ -58,11 +60,21 @@ impl Executions {
         });
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let start_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
-        let (state, failure, peer_lost) = (ExecutionState::Deploying, None, false);
+        let (state, input_ended, failure, peer_lost) = (ExecutionState::Deploying, false, None, false);
         let (cancelled, mailbox) = (Arc::clone(&task.cancelled), Arc::clone(&task.mailbox));
         let checkpoints = Vec::new();
-        let execution =
-            Execution { slot, start_ms, state, failure, peer_lost, counters, cancelled, mailbox, checkpoints };
+        let execution = Execution {
+            slot,
+            start_ms,
+            state,
+            input_ended,
+            failure,
+            peer_lost,
+            counters,
+            cancelled,
+            mailbox,
+            checkpoints,
+        };
         self.all.insert(attempt, execution);
     }
 
@@ -98,7 +110,7 @@ impl Executions {
             peer_lost,
             start_ms,
             checkpoints: execution.checkpoints.clone(),
-            ended: false,
+            ended: execution.input_ended,
         })
     }
 

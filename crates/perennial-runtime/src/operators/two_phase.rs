@@ -10,7 +10,7 @@ use perennial_types::{CheckpointId, Record};
 use crate::snapshot::{Durable, StateContext};
 use crate::{ChainEvent, Counters, Output, TaskError, UserError};
 
-/// The checkpoint that a sink prepares for when its stream has ended and none comes any more.
+/// The checkpoint that a sink prepares for when none comes any more.
 const END: CheckpointId = CheckpointId(0);
 
 /// What a sink has written up to a checkpoint and will make visible later.
@@ -49,7 +49,8 @@ pub trait TwoPhaseSink<T>: Send {
 
     /// Ends the transaction at hand, if there is anything in it. What is written from now on belongs to the next.
     ///
-    /// At the end of the stream it is asked once more, for checkpoint 0, and that is committed at once.
+    /// When no checkpoint comes any more it is asked once more, for checkpoint 0: for what is in no checkpoint, if the job takes none,
+    /// and for what has to be done until the commits so far are durable. What it gives is made durable and committed at once.
     fn prepare(&mut self, checkpoint: CheckpointId) -> Result<Option<Prepared<Self::Transaction>>, UserError>;
 
     /// Makes a transaction visible. It may have been made visible before, by this call in another life: then nothing is to be
@@ -95,6 +96,19 @@ impl<T, S: TwoPhaseSink<T>> TwoPhaseOperator<T, S> {
         Ok(())
     }
 
+    /// Commits what no checkpoint will, and makes all commits durable.
+    fn end(&mut self) -> Result<(), TaskError> {
+        // Once for what is not committed, once for the commits.
+        for _ in 0..2 {
+            if let Some(Prepared { transaction, durable }) = self.sink.prepare(END).map_err(|error| self.user(error))? {
+                durable().map_err(|error| self.user(error.into()))?;
+                self.prepared.entry(CheckpointId(u64::MAX)).or_default().push(transaction);
+            }
+            self.commit(CheckpointId(u64::MAX))?;
+        }
+        Ok(())
+    }
+
     fn user(&self, error: UserError) -> TaskError {
         TaskError::user(&self.state.name, error)
     }
@@ -125,7 +139,7 @@ impl<T: Send, S: TwoPhaseSink<T>> Output<T> for TwoPhaseOperator<T, S> {
                     transaction.encode(&mut bytes);
                     bytes
                 });
-                writer.list(&self.state, encoded.collect());
+                writer.uncommitted(&self.state, encoded.collect());
             }
             // One taken without this attempt is of the attempt that has replaced it, which has written the same records again.
             ChainEvent::Completed(checkpoint) if *checkpoint > self.taken => {}
@@ -136,16 +150,13 @@ impl<T: Send, S: TwoPhaseSink<T>> Output<T> for TwoPhaseOperator<T, S> {
             // What was prepared for it goes with the next one.
             ChainEvent::Aborted(_) => {}
             ChainEvent::Watermark(_) | ChainEvent::Idle | ChainEvent::Time(_) | ChainEvent::Sweep(_) => {}
+            ChainEvent::End => self.end()?,
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), TaskError> {
-        let prepared = self.sink.prepare(END).map_err(|error| self.user(error))?;
-        if let Some(Prepared { transaction, durable }) = prepared {
-            durable().map_err(|error| self.user(error.into()))?;
-            self.prepared.entry(CheckpointId(u64::MAX)).or_default().push(transaction);
-        }
-        self.commit(CheckpointId(u64::MAX))
+        // Its last transaction is prepared for the last checkpoint, or at the end.
+        Ok(())
     }
 }

@@ -7,14 +7,13 @@ static MEANINGLESS_HERE: &str = "
     akka. application-result-store. blob. classloader. cleanup-strategy. client.heartbeat. client.retry-period
     cluster. compiler. completed-application-store. env. events. execution.attached execution.batch-shuffle-mode
     execution.batch. execution.buffer-timeout.enabled execution.checkpointing.aligned-checkpoint-timeout
-    execution.checkpointing.checkpoints-after-tasks-finish execution.checkpointing.cleaner.
+    execution.checkpointing.cleaner.
     execution.checkpointing.create-subdir execution.checkpointing.data-inline-threshold
     execution.checkpointing.during-recovery. execution.checkpointing.externalized-checkpoint-retention
     execution.checkpointing.file-merging. execution.checkpointing.interval-during-backlog
     execution.checkpointing.local-backup.
-    execution.checkpointing.max-concurrent-checkpoints execution.checkpointing.mode
     execution.checkpointing.savepoint-dir execution.checkpointing.snapshot-compression execution.checkpointing.storage
-    execution.checkpointing.tolerable-failed-checkpoints execution.checkpointing.unaligned.
+    execution.checkpointing.unaligned.
     execution.checkpointing.write-buffer-size execution.job-listeners execution.job-status-changed-listeners
     execution.program-config. execution.runtime-mode execution.shutdown-on-application-finish
     execution.shutdown-on-attached-exit execution.sort-keyed-partition. execution.sort-partition.
@@ -51,7 +50,12 @@ static MEANINGLESS_HERE: &str = "
 ";
 
 /// Older names of options, which stand in many users' files.
-static RENAMED: [(&str, &str); 3] = [
+static RENAMED: [(&str, &str); 5] = [
+    ("execution.buffer-timeout", "execution.buffer-timeout.interval"),
+    (
+        "execution.checkpointing.checkpoints-after-tasks-finish.enabled",
+        "execution.checkpointing.checkpoints-after-tasks-finish",
+    ),
     ("restart-strategy", "restart-strategy.type"),
     ("state.checkpoints.dir", "execution.checkpointing.dir"),
     ("state.checkpoints.num-retained", "execution.checkpointing.num-retained"),

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{AnyOption, ConfigOption, RestartStrategyType};
+use super::{AnyOption, CheckpointingMode, ConfigOption, RestartStrategyType};
 use crate::ByteSize;
 
 /// Declares the options and the list of all of them, in one place so that none is forgotten.
@@ -116,10 +116,18 @@ options! {
         "Time a checkpoint has before it is given up.";
     CHECKPOINTING_MIN_PAUSE: Duration = "execution.checkpointing.min-pause", "0 ms",
         "Time from the end of a checkpoint to the next at least.";
+    CHECKPOINTING_MODE: CheckpointingMode = "execution.checkpointing.mode", "EXACTLY_ONCE",
+        "Whether a task waits at a checkpoint for the barriers of all its inputs (`EXACTLY_ONCE`), or may work off records a second time after a restore (`AT_LEAST_ONCE`).";
+    CHECKPOINTING_CONCURRENT_MAX: NonZeroU32 = "execution.checkpointing.max-concurrent-checkpoints", "1",
+        "Checkpoints of a job that may be on their way at a time.";
+    CHECKPOINTING_FAILURES_TOLERATED: u32 = "execution.checkpointing.tolerable-failed-checkpoints", "0",
+        "Checkpoints that may fail in a row before the job does: those that a task cannot write, that take too long, or whose metadata is not written.";
     CHECKPOINTING_RETAINED: NonZeroU32 = "execution.checkpointing.num-retained", "1",
         "Completed checkpoints of a job that are kept.";
     CHECKPOINTING_INCREMENTAL: bool = "execution.checkpointing.incremental", "false",
         "Whether a checkpoint writes what has changed in the keyed state since the one before, rather than all of it.";
+    CHECKPOINTS_AFTER_TASKS_FINISH: bool = "execution.checkpointing.checkpoints-after-tasks-finish", "true",
+        "Whether a task whose input has ended stays until a checkpoint has all that it has done; else what sinks have written since the last checkpoint is committed at once, and may be written again if another task fails.";
     CHECKPOINTING_DIR: Option<String> = "execution.checkpointing.dir", "",
         "Directory or address below which the checkpoints of jobs are; all JobManagers and TaskManagers reach it.";
 

@@ -4,13 +4,19 @@ use perennial_types::{CheckpointId, ExecutionState, JobStatus, TaskSnapshot};
 
 use super::fixture::Shape::{Apart, Joined};
 use super::fixture::*;
-use crate::checkpoint::{CheckpointRecord, Timer as CheckpointTimer};
+use crate::checkpoint::{CheckpointRecord, Settings, Timer as CheckpointTimer};
 use crate::job::*;
 
 impl Fixture {
     /// A job that has just reserved checkpoint 1.
     fn reserving(shape: Shape) -> Self {
         let mut this = Self::with(shape, losses_only(), every_second());
+        this.start();
+        this
+    }
+
+    fn start(&mut self) {
+        let this = self;
         this.apply(Event::Start);
         this.apply(Event::SlotsGranted(slots()));
         this.recorded(IntentKind::Placement, 20);
@@ -23,7 +29,12 @@ impl Fixture {
             ["record RUNNING", "reserve 1", "timer Checkpoint"],
             "the first is taken as soon as all run"
         );
-        this
+    }
+
+    /// A task waits for its last checkpoint.
+    fn end_input(&mut self, name: &str, task: u32) -> Vec<String> {
+        let update = ExecutionUpdate { input_ended: true, ..update(self.current(task), ExecutionState::Running) };
+        self.apply(Event::Execution { taskmanager: tm(name), update })
     }
 
     fn acked(&mut self, name: &str, task: u32, checkpoint: u64) -> Vec<String> {
@@ -53,21 +64,71 @@ impl Fixture {
 }
 
 #[test]
-fn every_task_takes_part_and_those_that_read_nothing_begin() {
+fn every_task_that_has_not_finished_takes_part() {
     let reserved = IntentKind::ReserveCheckpoint(CheckpointId(1));
+    for shape in [Joined, Apart] {
+        let mut f = Fixture::reserving(shape);
+        assert_eq!(f.recorded(reserved, 30), ["a@30: trigger 1", "b@30: trigger 1", "timer Checkpoint"]);
+    }
     let mut f = Fixture::reserving(Joined);
-    assert_eq!(f.recorded(reserved, 30), ["a@30: trigger 1 1", "b@30: trigger 1 0", "timer Checkpoint"]);
-    let mut f = Fixture::reserving(Apart);
-    assert_eq!(f.recorded(reserved, 30), ["a@30: trigger 1 1", "b@30: trigger 1 1", "timer Checkpoint"]);
+    f.report("a", 0, ExecutionState::Finished);
+    assert_eq!(f.recorded(reserved, 30), ["b@30: trigger 1", "timer Checkpoint"]);
+    assert_eq!(f.acked("b", 1, 1), ["write 1"]);
 }
 
 #[test]
-fn a_task_whose_producers_have_finished_begins_by_itself() {
+fn the_last_checkpoint_is_taken_as_soon_as_the_inputs_of_all_tasks_have_ended() {
+    let mut f = Fixture::completing(Joined);
+    f.completed(1, 40);
+    assert!(f.end_input("a", 0).is_empty(), "the other one still works");
+    assert_eq!(f.end_input("b", 1), ["reserve 2", "timer Checkpoint"]);
+    assert!(f.end_input("b", 1).is_empty());
+    // Told again to a new leader.
+    let record = CheckpointRecord { counter: 1, in_flight: Vec::new(), completed: Some(stored(CheckpointId(1))) };
+    let (mut f, _) = Fixture::recovered_with(Joined, JobStatus::Running, &[], every_second(), record);
+    f.here("a", Some(&[(0, ExecutionState::Running)]));
+    f.here("b", Some(&[(1, ExecutionState::Running)]));
+    f.end_input("a", 0);
+    assert!(f.end_input("b", 1).is_empty(), "the first one of a new leader is on its way");
+    f.recorded(IntentKind::ReserveCheckpoint(CheckpointId(2)), 60);
+    f.acked("a", 0, 2);
+    f.acked("b", 1, 2);
+    f.written(2);
+    let taken = f.completed(2, 61);
+    assert!(taken.contains(&"reserve 3".to_owned()), "it was taken before they had ended: {taken:?}");
+}
+
+#[test]
+fn a_checkpoint_that_fails_names_the_task_and_its_place() {
     let mut f = Fixture::reserving(Joined);
-    f.report("a", 0, ExecutionState::Finished);
-    let reserved = IntentKind::ReserveCheckpoint(CheckpointId(1));
-    assert_eq!(f.recorded(reserved, 30), ["b@30: trigger 1 1", "timer Checkpoint"]);
-    assert_eq!(f.acked("b", 1, 1), ["write 1"]);
+    f.recorded(IntentKind::ReserveCheckpoint(CheckpointId(1)), 30);
+    f.acked("a", 0, 1);
+    let timeout = Timer::Checkpoint(CheckpointTimer::Timeout(CheckpointId(1)));
+    let effects = f.job.apply(9, Event::TimerFired(timeout));
+    let [Effect::Record(Intent::AbortCheckpoint { reason, .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(
+        reason,
+        "`sink` (1/1) attempt 0 on TaskManager b did not answer within 10 min (execution.checkpointing.timeout)"
+    );
+}
+
+#[test]
+fn a_job_whose_checkpoints_fail_too_often_restarts_whole_if_its_strategy_says_so() {
+    for (strategy, expected) in [
+        (always(), vec!["a@30: notify -/1", "b@30: notify -/1", "record RESTARTING", "timer Restart 1000 ms"]),
+        (losses_only(), vec!["a@30: notify -/1", "b@30: notify -/1", "record FAILING"]),
+    ] {
+        let settings = Settings { failures_tolerated: 0, ..every_second() };
+        let mut f = Fixture::with(Apart, strategy, settings);
+        f.start();
+        f.recorded(IntentKind::ReserveCheckpoint(CheckpointId(1)), 30);
+        let (taskmanager, attempt) = (tm("b"), f.current(1));
+        let (checkpoint, result) = (CheckpointId(1), Err("no space left on device".to_owned()));
+        assert_eq!(f.apply(Event::Snapshot { taskmanager, attempt, checkpoint, result }), ["abort 1"]);
+        let effects = f.recorded(IntentKind::AbortCheckpoint(CheckpointId(1)), 30);
+        assert_eq!(effects[..expected.len()], expected);
+        assert!(effects.contains(&"a@30: cancel #0".to_owned()), "also what had nothing to do with it: {effects:?}");
+    }
 }
 
 #[test]

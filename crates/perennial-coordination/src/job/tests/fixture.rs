@@ -32,7 +32,7 @@ pub(super) fn slots() -> Vec<Assignment> {
 
 pub(super) fn update(attempt: ExecutionAttemptId, state: ExecutionState) -> ExecutionUpdate {
     let failure = (state == ExecutionState::Failed).then(|| "out of luck".to_owned());
-    ExecutionUpdate { attempt, state, failure, peer_lost: false, counters: None, start_ms: None }
+    ExecutionUpdate { attempt, state, failure, peer_lost: false, counters: None, start_ms: None, input_ended: false }
 }
 
 /// Losses restart at once, then after 1 s, 1.5 s; failed tasks fail the job.
@@ -49,9 +49,9 @@ pub(super) fn always() -> RestartStrategy {
     )
 }
 
-/// A checkpoint every second, given up after ten minutes.
+/// A checkpoint every second, given up after ten minutes. A few may fail.
 pub(super) fn every_second() -> Settings {
-    Settings { interval: Some(Duration::from_secs(1)), timeout: Duration::from_secs(600), min_pause: Duration::ZERO }
+    Settings { interval: Some(Duration::from_secs(1)), failures_tolerated: 3, ..Settings::default() }
 }
 
 /// A checkpoint whose metadata was written somewhere.
@@ -126,10 +126,14 @@ pub(super) fn text(effect: &Effect) -> String {
                     let from = restore.as_ref().map(|stored| format!(" from {}", stored.checkpoint()));
                     format!("deploy{}{}", attempts.collect::<String>(), from.unwrap_or_default())
                 }
-                Command::TriggerCheckpoint { checkpoint, roots } => format!("trigger {checkpoint} {}", roots.len()),
+                Command::TriggerCheckpoint { checkpoint } => format!("trigger {checkpoint}"),
                 Command::NotifyCheckpoint { completed, aborted } => {
-                    let id = |id: &Option<CheckpointId>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-                    format!("notify {}/{}", id(completed), id(aborted))
+                    let completed = completed.map_or_else(|| "-".to_owned(), |id| id.to_string());
+                    let aborted: Vec<String> = aborted.iter().map(|id| id.to_string()).collect();
+                    format!(
+                        "notify {completed}/{}",
+                        if aborted.is_empty() { "-".to_owned() } else { aborted.join(",") }
+                    )
                 }
                 Command::Cancel { attempts } => {
                     let attempts = attempts.iter().map(|attempt| format!(" #{}", attempt.attempt));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use perennial_types::{
     AllocationId, CheckpointId, ExecutionAttemptId, ExecutionState, JobId, JobStatus, TaskManagerId, TaskSnapshot,
+    VertexSnapshot,
 };
 use proptest::prelude::*;
 
@@ -44,8 +45,10 @@ enum Act {
     Return(usize),
     /// A TaskManager that is not connected is given up.
     GiveUp(usize),
-    /// A task ends.
-    End(usize, ExecutionState, bool),
+    /// A task fails.
+    Fail(usize, bool),
+    /// The input of a task ends: from now on it waits for a checkpoint.
+    EndInput(usize),
     /// Another leader takes over.
     TakeOver,
     /// What a TaskManager's tasks were asked to write of a checkpoint is written.
@@ -74,8 +77,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => tm().prop_map(Act::Break),
         3 => tm().prop_map(Act::Return),
         1 => tm().prop_map(Act::GiveUp),
-        1 => tm().prop_map(|tm| Act::End(tm, ExecutionState::Finished, false)),
-        2 => (tm(), any::<bool>()).prop_map(|(tm, peer_lost)| Act::End(tm, ExecutionState::Failed, peer_lost)),
+        2 => tm().prop_map(Act::EndInput),
+        2 => (tm(), any::<bool>()).prop_map(|(tm, peer_lost)| Act::Fail(tm, peer_lost)),
         1 => Just(Act::TakeOver),
         1 => Just(Act::EndReconciliation),
         12 => tm().prop_map(Act::Ack),
@@ -85,11 +88,30 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// A task as its executor knows it.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    state: ExecutionState,
+    input_ended: bool,
+    /// The first checkpoint it has taken after that: with its end, it may finish.
+    last: Option<CheckpointId>,
+}
+
+impl Running {
+    fn is_alive(&self) -> bool {
+        !self.state.is_terminal()
+    }
+
+    fn update(&self, attempt: ExecutionAttemptId) -> ExecutionUpdate {
+        ExecutionUpdate { input_ended: self.input_ended, ..update(attempt, self.state) }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Tm {
     connected: bool,
     /// What the executor has and knows of, when there is one.
-    executor: Option<BTreeMap<ExecutionAttemptId, ExecutionState>>,
+    executor: Option<BTreeMap<ExecutionAttemptId, Running>>,
     /// Executors started so far: the number of the newest is its port.
     port: u32,
     /// How many orders to start it wait for an answer.
@@ -124,7 +146,7 @@ struct World {
     log: Log,
     waits: VecDeque<u32>,
     reconciles: bool,
-    writes: VecDeque<CheckpointId>,
+    writes: VecDeque<(CheckpointId, Vec<VertexSnapshot>)>,
     timers: VecDeque<checkpoint::Timer>,
     closed: bool,
     now_ms: u64,
@@ -214,7 +236,7 @@ impl World {
                 self.ledger.release_on(JOB, &name);
                 // The job has given the TaskManager up, or its executor there has stopped.
                 let tm = &mut self.tms[index_of(&name)];
-                let alive = tm.executor.iter().flatten().filter(|(_, state)| !state.is_terminal());
+                let alive = tm.executor.iter().flatten().filter(|(_, task)| task.is_alive());
                 tm.zombies.extend(alive.map(|(attempt, _)| *attempt).collect::<Vec<_>>());
             }
             Effect::ReleaseSlots => self.ledger.release(JOB),
@@ -238,7 +260,7 @@ impl World {
             Effect::SetTimer(Timer::Reconciliation, _) => self.reconciles = true,
             Effect::SetTimer(Timer::Slots(_), _) => {}
             Effect::SetTimer(Timer::Checkpoint(timer), _) => self.timers.push_back(timer),
-            Effect::WriteMetadata { checkpoint, .. } => self.writes.push_back(checkpoint),
+            Effect::WriteMetadata { checkpoint, vertices, .. } => self.writes.push_back((checkpoint, vertices)),
             Effect::Close => self.closed = true,
         }
     }
@@ -247,10 +269,10 @@ impl World {
     fn check_deployment(&self, tasks: &[Placement]) {
         for Placement { attempt: new, .. } in tasks {
             for tm in &self.tms {
-                for (old, state) in tm.executor.iter().flatten() {
+                for (old, task) in tm.executor.iter().flatten() {
                     let other = (old.vertex, old.subtask) == (new.vertex, new.subtask) && old.attempt != new.attempt;
                     assert!(
-                        !other || state.is_terminal() || tm.zombies.contains(old),
+                        !other || !task.is_alive() || tm.zombies.contains(old),
                         "{new} is told to run while {old} does"
                     );
                 }
@@ -266,12 +288,12 @@ impl World {
             Command::Deploy { restore, .. } => {
                 assert_eq!(restore.as_ref().map(|stored| stored.checkpoint()), newest, "restored");
             }
-            Command::TriggerCheckpoint { checkpoint, .. } => {
+            Command::TriggerCheckpoint { checkpoint } => {
                 assert!(self.log.in_flight.contains(checkpoint), "{checkpoint} is taken and not reserved");
             }
             Command::NotifyCheckpoint { completed, aborted } => {
                 assert_eq!(*completed, newest, "told to be completed");
-                assert!(aborted.is_none_or(|aborted| !self.log.in_flight.contains(&aborted)), "told to be aborted");
+                assert!(aborted.iter().all(|aborted| !self.log.in_flight.contains(aborted)), "told to be aborted");
             }
             Command::StartExecutor | Command::Cancel { .. } | Command::StopExecutor => {}
         }
@@ -317,8 +339,12 @@ impl World {
             Intent::AbortCheckpoint { checkpoint, .. } => {
                 log.in_flight.remove(&checkpoint);
             }
-            Intent::End { status, .. } => log.status = status,
             Intent::Exceptions => {}
+            Intent::End { status, .. } => {
+                let is_last = log.completed.as_ref().is_some_and(|newest| newest.is_last());
+                assert!(status != JobStatus::Finished || is_last, "what was written last is in no checkpoint");
+                log.status = status;
+            }
         }
         let index = log.index;
         self.tell(Event::Recorded { kind, index });
@@ -351,31 +377,45 @@ impl World {
                 tm.events.push_back(Event::CommandFailed { taskmanager, command: kind, reason });
                 return;
             }
-            (Command::Deploy { tasks, .. }, Some(executor)) => {
+            (Command::Deploy { tasks, restore, .. }, Some(executor)) => {
                 for task in tasks {
                     if executor.contains_key(&task.attempt) {
                         continue;
                     }
+                    let ExecutionAttemptId { vertex, subtask, .. } = task.attempt;
+                    let snapshots = restore.iter().flat_map(|stored| &stored.metadata.vertices);
+                    let restored =
+                        snapshots.filter(|at| at.vertex == vertex).find_map(|at| at.subtasks.get(subtask as usize));
                     let same = |old: &ExecutionAttemptId| {
                         (old.vertex, old.subtask) == (task.attempt.vertex, task.attempt.subtask)
                     };
-                    executor.retain(|old, state| !same(old) || !state.is_terminal());
-                    executor.insert(task.attempt, ExecutionState::Running);
+                    executor.retain(|old, task| !same(old) || task.is_alive());
+                    let finished = restored.is_some_and(|snapshot| snapshot.finished);
+                    let state = if finished { ExecutionState::Finished } else { ExecutionState::Running };
+                    executor.insert(task.attempt, Running { state, input_ended: finished, last: None });
                     tm.events.push_back(said(task.attempt, ExecutionState::Running));
+                    if finished {
+                        tm.events.push_back(said(task.attempt, state));
+                    }
                 }
             }
             (Command::Cancel { attempts }, Some(executor)) => {
                 for attempt in attempts {
-                    if let Some(state) = executor.get_mut(&attempt).filter(|state| !state.is_terminal()) {
-                        *state = ExecutionState::Canceled;
+                    if let Some(task) = executor.get_mut(&attempt).filter(|task| task.is_alive()) {
+                        task.state = ExecutionState::Canceled;
                         tm.events.push_back(said(attempt, ExecutionState::Canceled));
                     }
                 }
             }
             (Command::Cancel { .. } | Command::TriggerCheckpoint { .. } | Command::NotifyCheckpoint { .. }, None) => {}
-            (Command::TriggerCheckpoint { checkpoint, .. }, Some(_)) => tm.asked = Some(checkpoint),
-            (Command::NotifyCheckpoint { completed, aborted }, Some(_)) => {
-                tm.asked = tm.asked.filter(|asked| Some(*asked) > completed && Some(*asked) > aborted);
+            (Command::TriggerCheckpoint { checkpoint }, Some(_)) => tm.asked = Some(checkpoint),
+            (Command::NotifyCheckpoint { completed, aborted }, Some(executor)) => {
+                tm.asked = tm.asked.filter(|asked| Some(*asked) > completed && !aborted.contains(asked));
+                let ends = |task: &Running| task.is_alive() && task.last.is_some() && task.last <= completed;
+                for (attempt, task) in executor.iter_mut().filter(|(_, task)| ends(task)) {
+                    task.state = ExecutionState::Finished;
+                    tm.events.push_back(said(*attempt, task.state));
+                }
             }
             (Command::StopExecutor, executor) => {
                 *executor = None;
@@ -414,20 +454,28 @@ impl World {
     }
 
     /// Tasks of an executor answer for the checkpoint it was asked for.
-    fn answer(&mut self, at: usize, result: Result<TaskSnapshot, String>) {
+    fn answer(&mut self, at: usize, result: Result<(), String>) {
         let taskmanager = tm(NAMES[at]);
-        let tm = &mut self.tms[at];
-        let Some(checkpoint) = tm.asked.take() else { return };
-        let alive = tm.executor.iter().flatten().filter(|(_, state)| !state.is_terminal());
-        for (attempt, _) in alive.filter(|_| tm.connected) {
-            let (taskmanager, attempt, result) = (taskmanager.clone(), *attempt, result.clone());
-            tm.events.push_back(Event::Snapshot { taskmanager, attempt, checkpoint, result });
+        let Tm { executor, asked, events, connected, .. } = &mut self.tms[at];
+        let Some(checkpoint) = asked.take() else { return };
+        for (attempt, task) in executor.iter_mut().flatten().filter(|(_, task)| task.is_alive()) {
+            if task.input_ended {
+                task.last.get_or_insert(checkpoint);
+            }
+            let snapshot = TaskSnapshot { finished: task.input_ended, ..TaskSnapshot::default() };
+            let (taskmanager, attempt) = (taskmanager.clone(), *attempt);
+            let result = result.clone().map(|()| snapshot);
+            if *connected {
+                events.push_back(Event::Snapshot { taskmanager, attempt, checkpoint, result });
+            }
         }
     }
 
     fn write(&mut self) {
-        if let Some(checkpoint) = self.writes.pop_front() {
-            self.tell(Event::MetadataWritten { checkpoint, result: Ok(stored(checkpoint)) });
+        if let Some((checkpoint, vertices)) = self.writes.pop_front() {
+            let mut stored = (*stored(checkpoint)).clone();
+            stored.metadata.vertices = vertices;
+            self.tell(Event::MetadataWritten { checkpoint, result: Ok(Arc::new(stored)) });
         }
     }
 
@@ -456,7 +504,7 @@ impl World {
 
     fn disconnect(&mut self, at: usize) {
         let tm = &mut self.tms[at];
-        tm.connected = false;
+        (tm.connected, tm.asked) = (false, None);
         tm.commands.clear();
         tm.events.clear();
         // Answers go with the stream by which the orders came; the executor starts all the same.
@@ -473,7 +521,7 @@ impl World {
         tm.connected = true;
         let executor = tm.executor.as_ref().map(|executions| ExecutorState {
             data_address: tm.data_address(&taskmanager),
-            executions: executions.iter().map(|(attempt, state)| update(*attempt, *state)).collect(),
+            executions: executions.iter().map(|(attempt, task)| task.update(*attempt)).collect(),
         });
         tm.events.push_back(Event::TaskManagerHere { taskmanager, executor });
     }
@@ -502,19 +550,15 @@ impl World {
                 let (taskmanager, reason) = (tm(NAMES[at]), "silent".to_owned());
                 self.tms[at].events.push_back(Event::TaskManagerLost { taskmanager, reason });
             }
-            Act::End(at, state, peer_lost) => {
-                let taskmanager = tm(NAMES[at]);
-                let tm = &mut self.tms[at];
-                let alive = tm.executor.iter_mut().flatten().find(|(_, state)| !state.is_terminal());
-                if let Some((attempt, current)) = alive {
-                    *current = state;
-                    let update = ExecutionUpdate { peer_lost, ..update(*attempt, state) };
-                    if tm.connected {
-                        tm.events.push_back(Event::Execution { taskmanager, update });
-                    }
-                }
-            }
-            Act::Ack(at) => self.answer(at, Ok(TaskSnapshot::default())),
+            Act::Fail(at, peer_lost) => self.change(at, |task, update| {
+                task.state = ExecutionState::Failed;
+                ExecutionUpdate { peer_lost, ..update(task) }
+            }),
+            Act::EndInput(at) => self.change(at, |task, update| {
+                task.input_ended = true;
+                update(task)
+            }),
+            Act::Ack(at) => self.answer(at, Ok(())),
             Act::Decline(at) => self.answer(at, Err("no space".to_owned())),
             Act::Write => self.write(),
             Act::Due => self.due(),
@@ -531,6 +575,23 @@ impl World {
                 self.tell(Event::CancelRequested { index });
             }
             Act::Break(_) | Act::Return(_) | Act::GiveUp(_) | Act::EndReconciliation => {}
+        }
+    }
+
+    /// Something happens to the first task there whose input has not ended, or else to the first that is alive.
+    fn change(
+        &mut self,
+        at: usize,
+        change: impl FnOnce(&mut Running, &dyn Fn(&Running) -> ExecutionUpdate) -> ExecutionUpdate,
+    ) {
+        let taskmanager = tm(NAMES[at]);
+        let Tm { executor, events, connected, .. } = &mut self.tms[at];
+        let alive = executor.iter_mut().flatten().filter(|(_, task)| task.is_alive());
+        if let Some((attempt, task)) = alive.min_by_key(|(_, task)| task.input_ended) {
+            let update = change(task, &|task| task.update(*attempt));
+            if *connected {
+                events.push_back(Event::Execution { taskmanager, update });
+            }
         }
     }
 
@@ -610,12 +671,12 @@ impl World {
     fn alive(&self) -> BTreeSet<(TaskManagerId, ExecutionAttemptId)> {
         let tms = self.tms.iter().zip(NAMES);
         let all = tms.flat_map(|(at, name)| at.executor.iter().flatten().map(move |one| (tm(name), one)));
-        all.filter(|(_, (_, state))| !state.is_terminal()).map(|(name, (attempt, _))| (name, *attempt)).collect()
+        all.filter(|(_, (_, task))| task.is_alive()).map(|(name, (attempt, _))| (name, *attempt)).collect()
     }
 }
 
-/// Runs the acts, heals, and checks that the job runs whole or is over.
-fn check_world(shape: Shape, strategy: RestartStrategy, acts: Vec<Act>) -> Result<(), TestCaseError> {
+/// Runs the acts, heals, and checks that the job runs whole or is over; then has its inputs end or cancels it.
+fn check_world(shape: Shape, strategy: RestartStrategy, ends: bool, acts: Vec<Act>) -> Result<(), TestCaseError> {
     let mut world = World::new(shape, strategy);
     for act in acts {
         world.act(act);
@@ -649,6 +710,18 @@ fn check_world(shape: Shape, strategy: RestartStrategy, acts: Vec<Act>) -> Resul
     }
     let after = world.log.completed.as_ref().map(|stored| stored.checkpoint());
     prop_assert!(after > before, "no checkpoint after {:?}: {:#?}", before, world.job.checkpoints());
+    if ends {
+        for at in [0, 0, 1, 1, 2, 2] {
+            world.act(Act::EndInput(at));
+        }
+        world.heal();
+        // One that failed is repeated when its time has come.
+        while !world.closed && !world.timers.is_empty() {
+            world.act(Act::Due);
+            world.heal();
+        }
+        prop_assert_eq!(world.log.status, JobStatus::Finished, "{:#?}", world.job);
+    }
     world.act(Act::Cancel);
     world.heal();
     prop_assert!(world.closed && world.alive().is_empty(), "{:#?}", world.job);
@@ -663,9 +736,10 @@ proptest! {
     fn whatever_happens_a_job_comes_to_rest_and_runs_nothing_twice(
         joined in any::<bool>(),
         patient in any::<bool>(),
+        ends in any::<bool>(),
         acts in proptest::collection::vec(act(), 0..200),
     ) {
         let shape = if joined { Shape::Joined } else { Shape::Apart };
-        check_world(shape, if patient { always() } else { losses_only() }, acts)?;
+        check_world(shape, if patient { always() } else { losses_only() }, ends, acts)?;
     }
 }

@@ -47,7 +47,6 @@ impl From<TriggerCheckpoint> for pb::TriggerCheckpoint {
             exactly_once: trigger.exactly_once,
             directory: trigger.directory,
             at_ms: trigger.at_ms,
-            roots: all(trigger.roots),
         }
     }
 }
@@ -62,7 +61,6 @@ impl TryFrom<pb::TriggerCheckpoint> for TriggerCheckpoint {
             exactly_once: trigger.exactly_once,
             directory: text(trigger.directory, "trigger_checkpoint.directory")?,
             at_ms: trigger.at_ms,
-            roots: each(trigger.roots)?,
         })
     }
 }
