@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 use perennial_state::KeySelector;
 use perennial_types::{Key, Record};
 
-use super::collector::{Collector, SideOutputs};
-use super::flat_map::FLUSH_RECORDS;
+use super::collector::{Collector, SideOutputs, collect_each};
 use super::function_state::{decoded, encoded};
 use super::keyed_context::{KeyContext, KeyState};
 use super::keyed_core::KeyedCore;
@@ -118,17 +117,9 @@ where
         mut call: impl FnMut(&mut F, T, &mut M, &mut Collector<'_, U>) -> Result<(), UserError>,
     ) -> Result<(), TaskError> {
         let Self { of, broadcast, function, results, sides, next, .. } = self;
-        for record in batch.drain(..) {
-            call(function, record, broadcast, &mut Collector::new(results, sides))
-                .map_err(|error| TaskError::user(&of.name, error))?;
-            if results.len() >= FLUSH_RECORDS {
-                next.push(results)?;
-            }
-        }
-        if !results.is_empty() {
-            next.push(results)?;
-        }
-        sides.flush(&of.name)
+        collect_each(&of.name, batch.drain(..), (results, sides, &mut **next), |record, out| {
+            call(function, record, broadcast, out)
+        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! Functions over two streams without keys.
 
-use super::collector::{Collector, SideOutputs};
-use super::flat_map::FLUSH_RECORDS;
+use super::collector::{Collector, SideOutputs, collect_each};
 use crate::head::TwoInputs;
 use crate::{ChainEvent, Output, TaskError, UserError};
 
@@ -37,17 +36,7 @@ impl<F, U> CoProcess<F, U> {
         mut call: impl FnMut(&mut F, T, &mut Collector<'_, U>) -> Result<(), UserError>,
     ) -> Result<(), TaskError> {
         let Self { name, function, results, sides, next } = self;
-        for record in batch.drain(..) {
-            call(function, record, &mut Collector::new(results, sides))
-                .map_err(|error| TaskError::user(name, error))?;
-            if results.len() >= FLUSH_RECORDS {
-                next.push(results)?;
-            }
-        }
-        if !results.is_empty() {
-            next.push(results)?;
-        }
-        sides.flush(name)
+        collect_each(name, batch.drain(..), (results, sides, &mut **next), |record, out| call(function, record, out))
     }
 }
 

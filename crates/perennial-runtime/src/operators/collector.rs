@@ -5,7 +5,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::{ChainEvent, Output, TaskError};
+use super::flat_map::FLUSH_RECORDS;
+use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Names a side output and the type of its records. Flink's `OutputTag`.
 ///
@@ -115,6 +116,27 @@ impl SideOutputs {
     pub fn finish(&mut self) -> Result<(), TaskError> {
         self.outputs.iter_mut().try_for_each(|(_, output)| output.finish())
     }
+}
+
+/// Calls a function with each of `items` and passes on what it emits, in portions that fit the caches. The operator's first error
+/// ends the task.
+#[inline(always)]
+pub(super) fn collect_each<I, U, E: Into<UserError>>(
+    operator: &str,
+    items: impl Iterator<Item = I>,
+    (results, sides, next): (&mut Vec<U>, &mut SideOutputs, &mut dyn Output<U>),
+    mut call: impl FnMut(I, &mut Collector<'_, U>) -> Result<(), E>,
+) -> Result<(), TaskError> {
+    for item in items {
+        call(item, &mut Collector::new(results, sides)).map_err(|error| TaskError::user(operator, error))?;
+        if results.len() >= FLUSH_RECORDS {
+            next.push(results)?;
+        }
+    }
+    if !results.is_empty() {
+        next.push(results)?;
+    }
+    sides.flush(operator)
 }
 
 struct Buffered<S> {

@@ -5,8 +5,7 @@ use std::marker::PhantomData;
 
 use perennial_types::Record;
 
-use super::collector::{Collector, SideOutputs};
-use super::flat_map::FLUSH_RECORDS;
+use super::collector::{Collector, SideOutputs, collect_each};
 use crate::{ChainEvent, Output, StateContext, TaskError, UserError};
 
 /// Does anything with each record of a stream, and may have state that belongs to no key. Flink's `ProcessFunction` and
@@ -141,18 +140,9 @@ impl<T, U, F: ProcessFunction<T, U>> StatefulProcess<T, U, F> {
 impl<T: Send, U: Send, F: ProcessFunction<T, U>> Output<T> for StatefulProcess<T, U, F> {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         let Self { of, function, results, sides, next, .. } = self;
-        for record in batch.drain(..) {
-            function
-                .process_element(record, &mut Collector::new(results, sides))
-                .map_err(|error| TaskError::user(&of.name, error))?;
-            if results.len() >= FLUSH_RECORDS {
-                next.push(results)?;
-            }
-        }
-        if !results.is_empty() {
-            next.push(results)?;
-        }
-        sides.flush(&of.name)
+        collect_each(&of.name, batch.drain(..), (results, sides, &mut **next), |record, out| {
+            function.process_element(record, out)
+        })
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {

@@ -3,8 +3,7 @@
 use perennial_state::{KeySelector, KeyedTable};
 use perennial_types::Record;
 
-use super::collector::{Collector, SideOutputs};
-use super::flat_map::FLUSH_RECORDS;
+use super::collector::{Collector, SideOutputs, collect_each};
 use crate::{ChainEvent, Output, StateContext, TaskError, UserError};
 
 /// Calls `process` for each record with the state of its key, and `end` for each key when the input has ended.
@@ -55,18 +54,10 @@ where
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
         let Self { of: StateContext { name, .. }, selector, init, process, state, results, sides, next, .. } = self;
-        for record in batch.drain(..) {
+        collect_each(name, batch.drain(..), (results, sides, &mut **next), |record, out| {
             let (key, value, _) = state.entry(&record, selector, &mut *init);
-            process(key, record, value, &mut Collector::new(results, sides))
-                .map_err(|error| TaskError::user(name, error))?;
-            if results.len() >= FLUSH_RECORDS {
-                next.push(results)?;
-            }
-        }
-        if !results.is_empty() {
-            next.push(results)?;
-        }
-        sides.flush(name)
+            process(key, record, value, out)
+        })
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
@@ -77,16 +68,9 @@ where
 
     fn finish(&mut self) -> Result<(), TaskError> {
         let Self { of: StateContext { name, .. }, end, state, results, sides, next, .. } = self;
-        for (key, value) in state.iter() {
-            end(key, value, &mut Collector::new(results, sides)).map_err(|error| TaskError::user(name, error))?;
-            if results.len() >= FLUSH_RECORDS {
-                next.push(results)?;
-            }
-        }
-        if !results.is_empty() {
-            next.push(results)?;
-        }
-        sides.flush(name)?;
+        collect_each(name, state.iter(), (&mut *results, &mut *sides, &mut **next), |(key, value), out| {
+            end(key, value, out)
+        })?;
         sides.finish()?;
         next.finish()
     }

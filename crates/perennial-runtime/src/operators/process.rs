@@ -2,8 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::collector::{Collector, SideOutputs};
-use super::flat_map::FLUSH_RECORDS;
+use super::collector::{Collector, SideOutputs, collect_each};
 use crate::{ChainEvent, Output, TaskError, UserError};
 
 /// Applies a function that emits into a [`Collector`]; its first error ends the task.
@@ -31,17 +30,8 @@ where
     F: FnMut(T, &mut Collector<'_, U>) -> Result<(), E> + Send,
 {
     fn push(&mut self, batch: &mut Vec<T>) -> Result<(), TaskError> {
-        for record in batch.drain(..) {
-            (self.function)(record, &mut Collector::new(&mut self.results, &mut self.sides))
-                .map_err(|error| TaskError::user(&self.name, error))?;
-            if self.results.len() >= FLUSH_RECORDS {
-                self.next.push(&mut self.results)?;
-            }
-        }
-        if !self.results.is_empty() {
-            self.next.push(&mut self.results)?;
-        }
-        self.sides.flush(&self.name)
+        let Self { name, function, results, sides, next, .. } = self;
+        collect_each(name, batch.drain(..), (results, sides, &mut **next), function)
     }
 
     fn control(&mut self, event: &mut ChainEvent<'_>) -> Result<(), TaskError> {
